@@ -1,0 +1,42 @@
+"""Which optional protocols an object satisfies, read off its type."""
+
+from __future__ import annotations
+
+from typing import TypeGuard, TypeVar
+
+from .protocols import (
+    GapSubscriber,
+    NowaitSubscriber,
+    ReleasedSubscriber,
+    ResumableSource,
+    Source,
+    Subscriber,
+)
+
+__all__ = ("hears_gaps", "hears_release", "resumes", "takes_batches")
+
+T = TypeVar("T")
+
+
+def takes_batches(subscriber: Subscriber[T]) -> TypeGuard[NowaitSubscriber[T]]:
+    """Tell whether `publish_nowait` may stand in for the effective `publish`."""
+    nowait = _definer(subscriber, "publish_nowait")
+    publish = _definer(subscriber, "publish")
+    return nowait is not None and publish is not None and issubclass(nowait, publish)
+
+
+def hears_gaps(subscriber: Subscriber[T]) -> TypeGuard[GapSubscriber[T]]:
+    return _definer(subscriber, "publish_gap") is not None
+
+
+def hears_release(subscriber: Subscriber[T]) -> TypeGuard[ReleasedSubscriber[T]]:
+    return _definer(subscriber, "released") is not None
+
+
+def resumes(source: Source[T]) -> TypeGuard[ResumableSource[T]]:
+    return _definer(source, "resume") is not None
+
+
+def _definer(instance: object, name: str) -> type | None:
+    """Return the class in which the type of the instance finds this method."""
+    return next((c for c in type(instance).__mro__ if callable(vars(c).get(name))), None)

@@ -1,0 +1,27 @@
+"""Refuse wrong arguments where they enter, with the value in the message."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+__all__ = ("check_seconds", "check_size")
+
+
+def check_size(name: str, value: object, at_least: int) -> None:
+    """Refuse what is no whole number of at least this much."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a whole number, not {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name}: {value!r} is less than {at_least}")
+
+
+def check_seconds(
+    name: str, value: object, *, or_none: bool = False, or_zero: bool = False
+) -> None:
+    """Refuse what is no positive, finite number of seconds, nor one of the exceptions."""
+    if value is None and or_none:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected seconds, not {value!r}")
+    if not isfinite(value) or value < 0 or (value == 0 and not or_zero):
+        raise ValueError(f"{name}: {value!r} is not a usable number of seconds")

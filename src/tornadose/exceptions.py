@@ -1,0 +1,79 @@
+"""What can go wrong, one class per situation.
+
+TornadoseError
+├── StoreClosedError    the store was closed, or is closing
+├── StoreFullError      the inbox has no room, and the caller does not wait
+├── PoisonedError       this message cannot be encoded; the others can
+├── GapError            messages were missed here, and iterating again goes on
+└── ReleasedError       the store has let go of this subscription
+
+Wrong arguments raise ``TypeError`` or ``ValueError``; use from another event loop
+or thread raises ``RuntimeError``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .messages import Gap
+    from .protocols import Released
+
+__all__ = (
+    "GapError",
+    "PoisonedError",
+    "ReleasedError",
+    "StoreClosedError",
+    "StoreFullError",
+    "TornadoseError",
+)
+
+
+class TornadoseError(Exception):
+    """The root of this package's exceptions."""
+
+
+class StoreClosedError(TornadoseError):
+    """The store was closed, or is closing: it takes no messages and no subscribers."""
+
+
+class StoreFullError(TornadoseError):
+    """The inbox of the store is full. ``await store.submit(...)`` waits for room instead."""
+
+
+class PoisonedError(TornadoseError):
+    """This message cannot be encoded.
+
+    A subscriber's ``publish`` or ``publish_nowait`` may raise it: the message is counted
+    as poisoned, a gap is announced in its place, and the subscription goes on.
+    """
+
+
+class GapError(TornadoseError):
+    """Messages were, or may have been, missed at this place of an iteration.
+
+    Attributes:
+        gap: What is known of the hole.
+    """
+
+    def __init__(self, gap: Gap) -> None:
+        super().__init__(gap)
+        self.gap = gap
+
+    def __str__(self) -> str:
+        return f"messages after {self.gap.after!r} were missed: {self.gap.reason}"
+
+
+class ReleasedError(TornadoseError):
+    """The store has let go of this subscription; what came before was delivered.
+
+    Attributes:
+        reason: Why, one of the values of `Released`.
+    """
+
+    def __init__(self, reason: Released) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the store released this subscription: {self.reason}"

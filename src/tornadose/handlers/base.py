@@ -1,0 +1,233 @@
+"""What every handler has in common: options, subscribing, and leaving whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from tornado.routing import URLSpec
+from tornado.web import RequestHandler
+
+from ..capabilities import resumes
+from ..checks import check_seconds, check_size
+from ..exceptions import StoreClosedError
+from ..messages import Message
+from ..protocols import Released, Store
+from .connection import http1, open_stream
+
+__all__ = ("BaseHandler", "Options")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Options(Generic[T]):
+    """What a handler can be told besides its store.
+
+    Args:
+        encode: Makes the text that travels of a payload; ``None`` sends strings as they
+            are, bytes as UTF-8, and everything else as JSON.
+        heartbeat: Seconds between two signs of life; ``None`` is off.
+        retry: Seconds after which a browser reconnects; ``None`` is its own default.
+        write_timeout: Seconds in which a client must take the next 64 KiB.
+        send_buffer: Size of the socket's send buffer in bytes; ``None`` is the system's.
+
+    Raises:
+        TypeError: If one of them is of the wrong type.
+        ValueError: If one is out of range.
+    """
+
+    encode: Callable[[T], str] | None = None
+    heartbeat: float | None = 15.0
+    retry: float | None = None
+    write_timeout: float = 30.0
+    send_buffer: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.encode is not None and not callable(self.encode):
+            raise TypeError(f"encode: {self.encode!r} is not callable")
+        check_seconds("heartbeat", self.heartbeat, or_none=True)
+        check_seconds("retry", self.retry, or_none=True, or_zero=True)
+        check_seconds("write_timeout", self.write_timeout)
+        if self.send_buffer is not None:
+            check_size("send_buffer", self.send_buffer, at_least=1)
+
+
+class BaseHandler(RequestHandler, ABC, Generic[T]):
+    """Base class for handlers that subscribe: override `publish`.
+
+    A GET request subscribes once Tornado has accepted it, and is held until it is
+    finished, closed or released. Whatever ends it deregisters the handler, also where a
+    subclass overrides Tornado's hooks without ``super()``.
+
+    Attributes:
+        store: Where the messages come from.
+    """
+
+    store: Store[T]
+    _options: Options[T] = Options()
+    _held: asyncio.Future[None] | None = None
+    _subscribable = False
+    _released: Released | None = None
+
+    def initialize(
+        self,
+        store: Store[T],
+        *,
+        encode: Callable[[T], str] | None = None,
+        heartbeat: float | None = 15.0,
+        retry: float | None = None,
+        write_timeout: float = 30.0,
+        send_buffer: int | None = None,
+    ) -> None:
+        """Take the store and the `Options` from the URL table.
+
+        A subclass that overrides this calls it with ``super()``, or sets ``self.store``.
+        """
+        self.store = store
+        self._options = Options(encode, heartbeat, retry, write_timeout, send_buffer)
+
+    @classmethod
+    def route(
+        cls,
+        pattern: str,
+        store: Store[T],
+        *,
+        encode: Callable[[T], str] | None = None,
+        heartbeat: float | None = 15.0,
+        retry: float | None = None,
+        write_timeout: float = 30.0,
+        send_buffer: int | None = None,
+        name: str | None = None,
+    ) -> URLSpec:
+        """Return a row for the URL table, with store and encoder checked to agree.
+
+        Args:
+            pattern: A regular expression for the path, as in Tornado.
+            store: Where the messages come from.
+            encode: As in `Options`, like the following.
+            heartbeat: Seconds.
+            retry: Seconds.
+            write_timeout: Seconds.
+            send_buffer: Bytes.
+            name: Of the row, for ``reverse_url``.
+
+        Raises:
+            TypeError: If an option is of the wrong type.
+            ValueError: If one is out of range.
+        """
+        options = {
+            "encode": encode,
+            "heartbeat": heartbeat,
+            "retry": retry,
+            "write_timeout": write_timeout,
+            "send_buffer": send_buffer,
+        }
+        Options(encode, heartbeat, retry, write_timeout, send_buffer)
+        return URLSpec(pattern, cls, {"store": store, **options}, name)
+
+    async def get(self, *args: str, **kwargs: str) -> None:
+        """Subscribe, and hold the request until it is finished, closed or released."""
+        await self._hold()
+
+    @abstractmethod
+    async def publish(self, message: Message[T], /) -> None:
+        """Take one message, and return when ready for the next. Override this."""
+
+    async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
+        """Publish a payload to this subscriber alone, behind what it was given so far."""
+        message = Message(data, event=event)
+        await self.publish(message)
+        return message
+
+    def released(self, reason: Released, /) -> None:
+        """End the request: the store has let go of this handler."""
+        self._released = reason
+        if reason == "timeout":
+            self._abort()
+        elif self._subscribable:
+            self._say_goodbye(reason)
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
+        """Finish the response, as in Tornado, and leave the store."""
+        try:
+            # Tornado's annotation says dict, and not of what.
+            flushed = super().finish(chunk)  # pyright: ignore[reportUnknownMemberType]
+        except BaseException:
+            self._leave()
+            raise
+        self._finishing(flushed)
+        return flushed
+
+    # ---- for the handlers of this package
+
+    def _finishing(self, flushed: asyncio.Future[None]) -> None:
+        """Leave the store: now, or when the goodbye that it waits for is said."""
+        if self._released is None:
+            self._leave()
+        else:
+            flushed.add_done_callback(lambda _: self._leave())
+
+    async def _hold(self) -> None:
+        if open_stream(self.request) is None:
+            return self._leave()
+        self._held = asyncio.get_running_loop().create_future()
+        http1(self.request).set_close_callback(self._lost)
+        try:
+            self._subscribe()
+            await self._held
+        finally:
+            self._leave()
+
+    def _subscribe(self) -> None:
+        """Register, or resume, now that the request is accepted."""
+        self._subscribable = True
+        if self._released is not None:
+            return self._say_goodbye(self._released)
+        cursor = self._cursor()
+        try:
+            if cursor and resumes(self.store):
+                self.store.resume(self, cursor)
+            else:
+                if cursor:
+                    self._cannot_resume()
+                self.store.register(self)
+        except StoreClosedError:
+            self.released("closed")
+
+    def _cursor(self) -> str | None:
+        """Return where to resume: the header wins, as on a reconnect the URL is stale."""
+        header = self.request.headers.get("Last-Event-ID", "").encode("latin-1", "replace")
+        query = self.request.query_arguments.get("last_event_id", [b""])[-1]
+        return (header or query).decode("utf-8", "replace") or None
+
+    def _cannot_resume(self) -> None:
+        """Take note that there is an id, but a store that has none."""
+
+    def _say_goodbye(self, reason: Released) -> None:
+        """End the request because the store has let go of it."""
+        if not self._finished:
+            if not self._headers_written:
+                self.set_status(503)
+            self.finish()
+
+    def _abort(self) -> None:
+        """Close the connection, whatever still waits."""
+        stream = open_stream(self.request)
+        if stream is not None:
+            stream.close()
+
+    def _lost(self) -> None:
+        self._leave()
+        self.on_connection_close()
+
+    def _leave(self) -> None:
+        """Deregister, and let the request end. Safe to call again."""
+        store: Store[T] | None = getattr(self, "store", None)
+        if store is not None:
+            store.deregister(self)
+        if self._held is not None and not self._held.done():
+            self._held.set_result(None)

@@ -1,0 +1,145 @@
+"""A client's socket: writes that never wait, and writes that wait for their turn."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPServerRequest
+from tornado.iostream import IOStream
+from tornado.iostream import StreamClosedError as ConnectionClosed
+
+__all__ = ("Connection", "ConnectionClosed", "http1", "open_stream")
+
+SLICE = 65536  # bytes that the client must take within the write time limit
+
+
+class Connection:
+    """Writes to a stream that Tornado has opened, and closes when the client stalls.
+
+    While nothing waits in the stream's buffer, bytes go straight to the socket; the
+    stream takes over what the socket refuses.
+
+    Args:
+        stream: Of a request whose headers are written.
+        write_timeout: Seconds in which the client must take the next 64 KiB.
+        send_buffer: Size of the socket's send buffer, in bytes; ``None`` is the system's.
+    """
+
+    __slots__ = ("_stream", "_timer", "_turn", "_write_timeout")
+
+    def __init__(self, stream: IOStream, write_timeout: float, send_buffer: int | None) -> None:
+        self._stream = stream
+        self._write_timeout = write_timeout
+        self._turn: asyncio.Lock | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        stream.set_nodelay(True)
+        if stream.socket is not None:
+            _tune(stream.socket, write_timeout, send_buffer)
+
+    @property
+    def writing(self) -> bool:
+        """Whether earlier bytes still wait."""
+        return self._stream.writing()
+
+    @property
+    def closed(self) -> bool:
+        return self._stream.closed()
+
+    def abort(self) -> None:
+        """Close the socket, whatever still waits."""
+        self._stream.close()
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Take the bytes, or refuse them while earlier ones wait.
+
+        Raises:
+            ConnectionClosed: If the client is gone.
+        """
+        stream = self._stream
+        if stream.closed():
+            raise ConnectionClosed(stream.error)
+        if stream.writing() or (self._turn is not None and self._turn.locked()):
+            return False
+        self._send(data)
+        return True
+
+    async def write(self, data: bytes) -> None:
+        """Take the bytes as soon as those of earlier calls are with the socket.
+
+        Cancelled, it has written all of them or nothing.
+
+        Raises:
+            ConnectionClosed: If the client is gone, or does not read.
+        """
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        async with self._turn:
+            while self._stream.writing():
+                self._watch()
+                await asyncio.wait({self._stream.write(b"")})
+            if self._stream.closed():
+                raise ConnectionClosed(self._stream.error)
+            self._send(data)
+
+    def append(self, data: bytes) -> None:
+        """Put the last bytes behind whatever still waits."""
+        if not self._stream.closed():
+            self._stream.write(data)
+            self._watch()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._stream.write_to_fd(memoryview(data))
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._stream.close(exc_info=error)
+            raise ConnectionClosed(error) from error
+        if sent < len(data):
+            self._hand_over(memoryview(data)[sent:])
+
+    def _hand_over(self, rest: memoryview) -> None:
+        """Let the stream write what the socket refused, and watch its progress."""
+        for start in range(0, len(rest), SLICE):
+            self._stream.write(rest[start : start + SLICE]).add_done_callback(self._progress)
+        self._watch()
+
+    def _progress(self, _: asyncio.Future[None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._watch()
+
+    def _watch(self) -> None:
+        """Give the client its time to take what waits."""
+        if self._timer is None and self._stream.writing():
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._write_timeout, self._stream.close)
+
+
+def _tune(sock: socket.socket, write_timeout: float, send_buffer: int | None) -> None:
+    """Let the kernel notice a client that has vanished, and buffer no more than asked."""
+    if send_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family in (socket.AF_INET, socket.AF_INET6):
+        milliseconds = max(1, round(write_timeout * 1000))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def http1(request: HTTPServerRequest) -> HTTP1Connection:
+    """Return the connection of a request.
+
+    Raises:
+        TypeError: If the server is not Tornado's HTTP/1 server.
+    """
+    if not isinstance(request.connection, HTTP1Connection):
+        raise TypeError(f"expected Tornado's HTTP1Connection, not {request.connection!r}")
+    return request.connection
+
+
+def open_stream(request: HTTPServerRequest) -> IOStream | None:
+    """Return the stream below a request; ``None`` if the client is gone."""
+    stream: IOStream | None = http1(request).stream
+    return None if stream is None or stream.closed() else stream

@@ -1,0 +1,96 @@
+"""Server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TypeVar
+
+from ..messages import Gap
+from ..protocols import Released
+from ..wire import COMMENT, chunk, event_stream, gap_event, retry_field
+from .connection import Connection, ConnectionClosed, open_stream
+from .streaming import StreamingHandler
+
+__all__ = ("EventSource",)
+
+T = TypeVar("T")
+
+DEFAULT_RETRY = 3.0  # seconds, what browsers take about
+
+
+class EventSource(StreamingHandler[T]):
+    """Stream the messages of a store as ``text/event-stream``.
+
+    Messages have an ``id`` where the store can resume, an ``event`` where one was given,
+    and one ``data`` line for each line of the payload. A client resumes with the header
+    ``Last-Event-ID`` or the query argument ``last_event_id``; what it has missed for good
+    is announced by an event of type ``gap``.
+
+    Source: WHATWG HTML, 9.2 Server-sent events.
+    """
+
+    _streaming = False
+
+    async def get(self, *args: str, **kwargs: str) -> None:
+        """Send the headers at once, subscribe, and stream until either side ends it."""
+        stream = open_stream(self.request)
+        if stream is None:
+            return
+        self._send_headers()
+        options = self._options
+        connection = Connection(stream, options.write_timeout, options.send_buffer)
+        if options.retry is not None:
+            connection.append(self._framed(retry_field(options.retry)))
+        self._start(connection, event_stream(options.encode, chunked=self._chunked))
+        await self._hold()
+
+    def head(self, *args: str, **kwargs: str) -> None:
+        """Answer with the headers alone."""
+        self._send_headers()
+
+    @property
+    def _chunked(self) -> bool:
+        return self.request.version == "HTTP/1.1"
+
+    def _send_headers(self) -> None:
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Accel-Buffering", "no")
+        if not self._chunked:
+            self.request.headers.pop("Connection", None)
+            self.set_header("Connection", "close")
+        self._streaming = True
+        self._transforms = []  # compression would hold messages back
+        self.flush()
+
+    def _finishing(self, flushed: asyncio.Future[None]) -> None:
+        super()._finishing(flushed)
+        if self._streaming and not self._chunked:  # the end of the connection is the end
+            flushed.add_done_callback(lambda _: self._abort())
+
+    def _render_gap(self, gap: Gap) -> bytes:
+        return self._framed(gap_event(gap))
+
+    def _framed(self, body: bytes) -> bytes:
+        return chunk(body) if self._chunked else body
+
+    def _beat(self) -> None:
+        try:
+            if self._connection is not None:
+                self._connection.write_nowait(self._framed(COMMENT))
+        except ConnectionClosed:
+            self._leave()
+
+    def _say_goodbye(self, reason: Released) -> None:
+        """End the stream; who leaves with many others comes back at a time of its own."""
+        if self._finished:
+            return
+        if reason in ("closed", "limit"):
+            retry = DEFAULT_RETRY if self._options.retry is None else self._options.retry
+            if self._connection is not None:
+                field = retry_field(random.uniform(0.5, 1.5) * retry)
+                self._connection.append(self._framed(field))
+        elif self._connection is not None and self._connection.writing:
+            return self._abort()
+        super()._say_goodbye(reason)

@@ -1,0 +1,131 @@
+"""WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from tornado.iostream import IOStream
+from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol
+
+from ..messages import Batch, Gap
+from ..protocols import Released
+from ..wire import gap_object, text_frame, websocket_frame, websocket_json
+from .base import Options
+from .connection import Connection, ConnectionClosed
+from .streaming import StreamingHandler
+
+__all__ = ("WebSocketSubscriber",)
+
+T = TypeVar("T")
+
+SWITCHING_PROTOCOLS = 101  # HTTP status
+GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013  # close codes
+
+
+class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
+    """Send the messages of a store to a WebSocket.
+
+    Each message is a JSON object ``{"data": ..., "id": ..., "event": ...}``, the last two
+    where they are set; a gap is ``{"gap": {"reason": ..., "after": ...}}``. A client
+    resumes with the query argument ``last_event_id``. What it sends is ignored, unless a
+    subclass overrides ``on_message``.
+
+    Source: RFC 6455.
+    """
+
+    _compressed = False
+
+    async def get(self, *args: str, **kwargs: str) -> None:
+        """Shake hands, and stay until the connection is closed."""
+        try:
+            await WebSocketHandler.get(self, *args, **kwargs)
+        finally:
+            self._leave()
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        """Subscribe. A subclass that overrides this calls it with ``super()``."""
+        if self.ws_connection is None or self.ws_connection.stream is None:
+            return
+        options = self._options
+        self._compressed = self.get_compression_options() is not None
+        kind = _CompressedConnection if self._compressed else _WebSocketConnection
+        self._start(
+            kind(self.ws_connection, self.ws_connection.stream, options),
+            (websocket_json if self._compressed else websocket_frame)(options.encode),
+        )
+        self._subscribe()
+
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
+        """Ignore what the client sends. Override it to listen."""
+
+    def publish_nowait(self, batch: Batch[T], /) -> bool:
+        """Write all messages to the socket, or none; compressed, one at a time."""
+        if self._compressed and len(batch) > 1:
+            return False
+        return super().publish_nowait(batch)
+
+    def _finishing(self, flushed: asyncio.Future[None]) -> None:
+        if self.get_status() != SWITCHING_PROTOCOLS:  # the handshake ends nothing
+            super()._finishing(flushed)
+
+    def _render_gap(self, gap: Gap) -> bytes:
+        payload = gap_object(gap)
+        return payload if self._compressed else text_frame(payload)
+
+    def _beat(self) -> None:
+        connection = self._connection
+        if connection is None or connection.writing or self.ping_interval:
+            return
+        try:
+            self.ping()
+        except (WebSocketClosedError, ConnectionClosed):
+            self._leave()
+
+    def _say_goodbye(self, reason: Released) -> None:
+        if reason == "closed":
+            self.close(GOING_AWAY, "the server is going away")
+        elif self._connection is not None and self._connection.writing:
+            self._abort()
+        elif reason == "failed":
+            self.close(INTERNAL_ERROR, "the subscription has failed")
+        else:
+            self.close(TRY_AGAIN_LATER, reason)
+
+
+class _WebSocketConnection(Connection):
+    """Writes frames until the closing handshake begins."""
+
+    __slots__ = ("_protocol",)
+
+    def __init__(
+        self, protocol: WebSocketProtocol, stream: IOStream, options: Options[Any]
+    ) -> None:
+        super().__init__(stream, options.write_timeout, options.send_buffer)
+        self._protocol = protocol
+
+    def _send(self, data: bytes) -> None:
+        if self._protocol.is_closing():
+            raise ConnectionClosed
+        super()._send(data)
+
+
+class _CompressedConnection(_WebSocketConnection):
+    """Lets Tornado compress each payload, as the state of the compressor is the client's."""
+
+    __slots__ = ()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            written = self._protocol.write_message(data)
+        except WebSocketClosedError as error:
+            raise ConnectionClosed(error) from error
+        written.add_done_callback(_retrieve)
+        self._watch()
+
+
+def _retrieve(written: asyncio.Future[None]) -> None:
+    """Look at the outcome, which asyncio would log otherwise; the close is seen elsewhere."""
+    if not written.cancelled():
+        written.exception()

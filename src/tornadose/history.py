@@ -1,0 +1,107 @@
+"""A bounded history that numbers its messages, and replays of it."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from .messages import GapReason, Message
+
+__all__ = ("History", "Page", "Replay")
+
+T = TypeVar("T")
+
+PAGE = 64  # messages
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A piece of history.
+
+    Args:
+        messages: In order; none when the replay has met the live messages.
+        hole: Why messages are missing before them, if any are.
+        position: Position of the last message up to here.
+    """
+
+    messages: list[Message[T]]
+    hole: GapReason | None
+    position: int
+
+
+class Replay(Protocol[T]):
+    """History on its way to one subscriber, pulled at its pace."""
+
+    async def read(self) -> Page[T]:
+        """Return the next page; an empty one once there is nothing up to this moment."""
+        ...
+
+
+class History(Generic[T]):
+    """The last messages, each with its position, counted from 1, in its id.
+
+    Ids look like ``5f0c…-17``: the first part is drawn anew for each history, so that
+    an id of an earlier process is never mistaken for one of this history.
+
+    Args:
+        size: How many messages are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.epoch = secrets.token_hex(6)
+        self.last = 0
+        self._size = size
+        self._ring: list[Message[T]] = []  # position p stands at (p - 1) % size
+
+    @property
+    def first(self) -> int:
+        """Position of the oldest message kept; one after the last if there is none."""
+        return self.last - len(self._ring) + 1
+
+    def append(self, data: T, event: str | None) -> Message[T]:
+        """Number the payload, and keep it in place of the oldest if the history is full."""
+        message = Message(data, f"{self.epoch}-{self.last + 1}", event)
+        if len(self._ring) < self._size:
+            self._ring.append(message)
+        elif self._size:
+            self._ring[self.last % self._size] = message
+        self.last += 1
+        return message
+
+    def page(self, after: int) -> list[Message[T]]:
+        """Return the messages that follow a position that is still in reach."""
+        end = min(self.last, after + PAGE)
+        return [self._ring[p % self._size] for p in range(after, end)]
+
+    def replay(self, cursor: str) -> HistoryReplay[T]:
+        """Return what came after the message with this id, as far as it is known."""
+        match = re.fullmatch("([0-9a-f]{12})-([1-9][0-9]{0,18})", cursor)
+        if match is None:
+            return HistoryReplay(self, self.last, "unknown")
+        if match[1] != self.epoch:
+            return HistoryReplay(self, self.last, "restarted")
+        if int(match[2]) > self.last:
+            return HistoryReplay(self, self.last, "unknown")
+        return HistoryReplay(self, int(match[2]), None)
+
+
+class HistoryReplay(Generic[T]):
+    """Reads a `History` from a position on; what was evicted meanwhile is a hole."""
+
+    def __init__(self, history: History[T], position: int, hole: GapReason | None) -> None:
+        self._history = history
+        self._position = position
+        self._hole: GapReason | None = hole
+
+    async def read(self) -> Page[T]:
+        history = self._history
+        hole: GapReason | None = self._hole
+        if self._position < history.first - 1:
+            hole = "expired"
+            self._position = history.first - 1
+        messages = history.page(self._position)
+        self._position += len(messages)
+        self._hole = None
+        return Page(messages, hole, self._position)

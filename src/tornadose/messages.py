@@ -1,0 +1,157 @@
+"""The values that travel: messages, batches of them, and gaps."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeAlias, TypeVar, overload
+
+from .exceptions import PoisonedError
+
+__all__ = ("Batch", "Gap", "GapReason", "Message")
+
+log = logging.getLogger("tornadose")
+
+T_co = TypeVar("T_co", covariant=True)
+
+GapReason: TypeAlias = Literal["overflow", "expired", "unknown", "restarted", "outage", "poisoned"]
+_FORBIDDEN = re.compile("[\r\n\0]")
+
+
+class _Shared:
+    """Remembers one rendering per fmt, outside the fields that make up a value."""
+
+    __slots__ = ("_renderings",)
+    _renderings: dict[object, bytes | Exception]
+
+
+@dataclass(frozen=True, slots=True)
+class Message(_Shared, Generic[T_co]):
+    """A payload on its way from a store to its subscribers.
+
+    Args:
+        data: The payload, of any type that the subscriber's encoder takes.
+        id: The opaque cursor from which a client can resume; ``None`` where the
+            store cannot resume.
+        event: The event type; ``None`` is the default type, ``"message"``.
+
+    Raises:
+        TypeError: If ``id`` or ``event`` is neither a string nor ``None``.
+        ValueError: If one of them is empty or has a newline or NUL in it, or if
+            the event is ``"gap"``, which is the name of the control frame.
+
+    Source: WHATWG HTML, 9.2.6 Interpreting an event stream.
+    """
+
+    data: T_co
+    id: str | None = None
+    event: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_renderings", {})
+        if self.id is not None:
+            _check_field("id", self.id)
+        if self.event is not None:
+            check_event(self.event)
+
+    def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes:
+        """Return the message in this fmt, encoded at most once for all who share it.
+
+        Raises:
+            PoisonedError: If it cannot be encoded, which is logged the first time.
+        """
+        rendering = self._renderings.get(fmt)
+        if rendering is None:
+            try:
+                rendering = fmt(self)
+            except Exception as error:
+                log.exception("message %r (event %r) cannot be encoded", self.id, self.event)
+                rendering = error
+            self._renderings[fmt] = rendering
+        if isinstance(rendering, Exception):
+            raise PoisonedError(f"message {self.id!r}: {rendering}") from rendering
+        return rendering
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A statement that messages were, or may have been, missed.
+
+    Args:
+        reason: ``overflow``, the subscriber was too slow; ``expired``, its id is older
+            than the history; ``unknown``, its id is not one of this store's;
+            ``restarted``, its id is from before a restart; ``outage``, the broker was
+            out of reach; ``poisoned``, a message could not be encoded or decoded.
+        after: The last id known to be delivered before the gap.
+    """
+
+    reason: GapReason
+    after: str | None = None
+
+
+class Batch(_Shared, Sequence[Message[T_co]]):
+    """An immutable sequence of messages that all subscribers share."""
+
+    __slots__ = ("_messages", "last_id")
+
+    def __init__(self, messages: Iterable[Message[T_co]]) -> None:
+        self._messages = tuple(messages)
+        self._renderings = {}
+        self.last_id = next((m.id for m in reversed(self._messages) if m.id), None)
+
+    @overload
+    def __getitem__(self, index: int) -> Message[T_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Batch[T_co]: ...
+    def __getitem__(self, index: int | slice) -> Message[T_co] | Batch[T_co]:
+        if isinstance(index, slice):
+            return Batch(self._messages[index])
+        return self._messages[index]
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message[T_co]]:
+        return iter(self._messages)
+
+    def __repr__(self) -> str:
+        return f"Batch({list(self._messages)!r})"
+
+    def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes:
+        """Return all messages in this fmt, one after the other, joined at most once.
+
+        Raises:
+            PoisonedError: If one of them cannot be encoded.
+        """
+        rendering = self._renderings.get(fmt)
+        if not isinstance(rendering, bytes):
+            rendering = b"".join([message.render(fmt) for message in self._messages])
+            self._renderings[fmt] = rendering
+        return rendering
+
+
+def check_event(event: str) -> None:
+    """Refuse what is no event name, or the reserved one.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is empty, ``"gap"``, or has a newline or NUL in it.
+    """
+    _check_field("event", event)
+    if event == "gap":
+        raise ValueError("event: 'gap' is reserved for the control frame")
+
+
+def check_cursor(after: object) -> None:
+    """Refuse what cannot be an id at all; whether it is one, the source will tell."""
+    if not isinstance(after, str):
+        raise TypeError(f"after: expected a string, not {after!r}")
+
+
+def _check_field(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string, not {value!r}")
+    if not value or _FORBIDDEN.search(value):
+        raise ValueError(f"{name}: {value!r} is empty or has a newline or NUL in it")

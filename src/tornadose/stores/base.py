@@ -1,0 +1,286 @@
+"""The life of a store: bound to one event loop, publishing in one supervised task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from ..checks import check_seconds
+from ..exceptions import StoreClosedError
+from ..fanout import CANCELLATION, FanOut, Lane, Limits, Policy
+from ..messages import Batch, Message
+from ..protocols import Subscriber
+from ..statistics import Statistics
+
+__all__ = ("BaseStore",)
+
+log = logging.getLogger("tornadose")
+
+T = TypeVar("T")
+
+
+class BaseStore(ABC, Generic[T]):
+    """Base class for stores: override `initialize`, `submit` and `publish`.
+
+    A store can be built before any event loop runs. It belongs to the first running
+    loop that uses it, and once that loop is closed it starts afresh: everything is
+    forgotten and `initialize` is called again. From another loop or thread, use
+    ``asyncio.run_coroutine_threadsafe(store.submit(data), loop)``.
+
+    Args:
+        args: Passed on to `initialize`.
+        backlog: Messages kept for one subscriber that is behind.
+        policy: What happens when that is full: ``"block"``, ``"drop_oldest"``,
+            ``"drop_newest"`` or ``"disconnect"``.
+        block_timeout: Seconds that one message waits under ``"block"`` until the
+            subscribers that have no room are released.
+        max_subscribers: Subscribers at a time; more are released with ``"limit"``.
+        kwargs: Passed on to `initialize`.
+
+    Raises:
+        TypeError: If one of them is of the wrong type.
+        ValueError: If one is out of range, or the policy is unknown.
+    """
+
+    _announces_drops = True
+
+    def __init__(
+        self,
+        *args: Any,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._limits = Limits(
+            backlog, policy, block_timeout, max_subscribers, gaps=self._announces_drops
+        )
+        self._arguments = args, kwargs
+        self._begin()
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Hook for the set-up of a custom store, called with what the store was built with.
+
+        It runs before there is an event loop, and again for each new loop.
+        """
+
+    @abstractmethod
+    async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
+        """Accept a payload, and return the message it has become."""
+
+    @abstractmethod
+    async def publish(self) -> None:
+        """Loop for ever: wait for new messages, and hand them on with `broadcast`.
+
+        The store runs it as a task, from the first `register` or `submit` on, and
+        cancels it in `aclose`. If it ends or raises before, that is logged, every
+        subscriber is released with ``"failed"``, and the store is closed.
+        """
+
+    async def drain(self) -> None:
+        """Hook for `aclose`: return when `publish` has handed on all that was accepted."""
+        await self._fanout.handed_on()
+
+    def register(self, subscriber: Subscriber[T], /) -> None:
+        """Deliver to this subscriber every message accepted from now on.
+
+        Registering twice does nothing; identity counts. Beyond `max_subscribers` it
+        is released with ``"limit"``.
+
+        Raises:
+            StoreClosedError: If the store is closed.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        self._admit(subscriber)
+
+    def deregister(self, subscriber: Subscriber[T], /) -> None:
+        """Begin no further delivery to this subscriber, and cancel the one under way.
+
+        A stranger does nothing.
+
+        Raises:
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        if self._loop is not None and not self._loop.is_closed():
+            self._check_loop()
+            self._fanout.dismiss(subscriber)
+
+    async def broadcast(self, *messages: Message[T]) -> None:
+        """Hand messages to every subscriber; `publish` calls it.
+
+        Returns when each has taken them or has them in its backlog. Cancelled, it may
+        have reached some of the subscribers.
+
+        Raises:
+            TypeError: If one of them is no message.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        for message in messages:
+            check_message(message)
+        self._check_loop()
+        await self._fanout.broadcast(Batch(messages))
+
+    @property
+    def subscribers(self) -> Sequence[Subscriber[T]]:
+        """Whoever is registered now, in the order of registration."""
+        return self._fanout.subscribers
+
+    def statistics(self) -> Statistics:
+        """Count what has become of the messages until now."""
+        return self._fanout.statistics()
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self, timeout: float | None = 5.0) -> None:
+        """Tell every subscriber goodbye, wait until they have left, and let go of everything.
+
+        Messages accepted before this call are delivered first. New messages and
+        registrations are refused from the first line on. Cancelling it aborts the
+        subscribers that are still there; the store is closed either way. Closing twice
+        is harmless: the second call waits for the first.
+
+        Args:
+            timeout: Seconds on the monotonic clock until those still there are
+                aborted; ``None`` waits for ever.
+
+        Raises:
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        check_seconds("timeout", timeout, or_none=True, or_zero=True)
+        self._bind()
+        self._closed = True
+        self._refuse_waiting()
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        async with self._closing:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._drain_or_fail()
+                    await self._stop_publishing()
+                    await self._fanout.finish()
+            except TimeoutError:
+                log.warning("%r is closed before everybody had everything", self)
+            finally:
+                await self._stop_publishing()
+                await self._fanout.abort()
+
+    async def _drain_or_fail(self) -> None:
+        """Wait for `drain`, but not longer than there is a `publish` to wait for."""
+        if self._publishing is None:
+            return
+        drained = asyncio.ensure_future(self.drain())
+        try:
+            await asyncio.wait({drained, self._publishing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            drained.cancel()
+        if drained.done():
+            drained.result()
+
+    async def _stop_publishing(self) -> None:
+        if self._publishing is not None and not self._publishing.done():
+            self._publishing.cancel()
+            await asyncio.wait({self._publishing}, timeout=CANCELLATION)
+
+    # ---- the loop this store belongs to
+
+    def _begin(self) -> None:
+        """Start with nothing, and belong to no loop yet."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fanout: FanOut[T] = FanOut(self._limits)
+        self._publishing: asyncio.Task[None] | None = None
+        self._closing = asyncio.Lock()
+        self._closed = False
+        self._prepare()
+        args, kwargs = self._arguments
+        self.initialize(*args, **kwargs)
+
+    def _prepare(self) -> None:
+        """Set up what a store of this package needs before `initialize`."""
+
+    def _refuse_waiting(self) -> None:
+        """Let those who wait in `submit` see that the store is closed."""
+
+    def _check_loop(self) -> None:
+        loop = running_loop()
+        if loop is not self._loop or loop is None:
+            raise RuntimeError(
+                f"{self!r} belongs to another event loop or thread; "
+                "use asyncio.run_coroutine_threadsafe(store.submit(data), loop) there"
+            )
+
+    def _bind(self) -> None:
+        """Belong to the running loop, or refuse it."""
+        if self._loop is not None and self._loop.is_closed():
+            self._restart()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._check_loop()
+
+    def _restart(self) -> None:
+        pending = self._fanout.statistics().pending
+        if pending:
+            log.warning(
+                "%r starts afresh, with %d deliveries lost in a closed loop", self, pending
+            )
+        self._begin()
+
+    def _open(self) -> None:
+        """Belong to the running loop, and publish there."""
+        self._bind()
+        if self._closed:
+            raise StoreClosedError(f"{self!r} is closed")
+        if self._publishing is None:
+            self._publishing = asyncio.create_task(self._supervise())
+
+    async def _supervise(self) -> None:
+        """Run `publish`, which should never end, and leave nobody hanging when it does."""
+        try:
+            await self.publish()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            log.exception("publish() of %r was cancelled from within; the store is closed", self)
+        except Exception:
+            log.exception("publish() of %r failed; the store is closed", self)
+        else:
+            log.error("publish() of %r ended; the store is closed", self)
+        self._closed = True
+        self._refuse_waiting()
+        await self._fanout.release_all("failed")
+
+    def _admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:
+        check_subscriber(subscriber)
+        self._open()
+        return self._fanout.admit(subscriber)
+
+
+def check_message(message: object) -> None:
+    if not isinstance(message, Message):
+        raise TypeError(f"expected a Message, not {message!r}")
+
+
+def check_subscriber(subscriber: object) -> None:
+    if not callable(getattr(subscriber, "publish", None)):
+        raise TypeError(f"{subscriber!r} has no method publish()")
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,150 @@
+"""`subscribe`: the messages of a store for plain Python code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from .capabilities import resumes
+from .exceptions import GapError, ReleasedError
+from .messages import Batch, Gap, Message, check_cursor
+from .protocols import Released, Source
+
+__all__ = ("subscribe",)
+
+T = TypeVar("T")
+
+
+def subscribe(
+    source: Source[T],
+    /,
+    *,
+    after: str | None = None,
+    on_gap: Callable[[Gap], None] | None = None,
+) -> AbstractAsyncContextManager[AsyncIterator[Message[T]]]:
+    """Iterate over the messages of a store, from now on or after an id.
+
+    ``async with subscribe(store) as messages: async for message in messages: ...``
+
+    The backlog of the store holds what the loop has not taken yet. Cancelling an
+    iteration that waits loses nothing. When the store is closed, the iteration ends
+    after the last message.
+
+    Args:
+        source: The store.
+        after: The id after which to continue; ``None`` or empty is from now on.
+        on_gap: Called where messages were missed; without it, `GapError` is raised
+            there, and iterating again goes on behind the gap.
+
+    Raises:
+        TypeError: If ``after`` is no string.
+        GapError: In the iteration, at a gap.
+        ReleasedError: In the iteration, when the store has let go of it before its end.
+        StoreClosedError: On entering, if the store is closed.
+    """
+    if after is not None:
+        check_cursor(after)
+    return _Subscription(source, after, on_gap)
+
+
+class _Subscription(Generic[T]):
+    def __init__(
+        self, source: Source[T], after: str | None, on_gap: Callable[[Gap], None] | None
+    ) -> None:
+        self._source = source
+        self._after = after
+        self._on_gap = on_gap
+        self._ready: deque[Message[T] | Gap] = deque()
+        self._filled = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._released: Released | None = None
+
+    async def __aenter__(self) -> AsyncIterator[Message[T]]:
+        if not self._after:
+            self._source.register(self)
+        elif resumes(self._source):
+            self._source.resume(self, self._after)
+        else:
+            self._source.register(self)
+            self._put(Gap("unknown"), first=True)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._source.deregister(self)
+        self._released = self._released or "closed"
+
+    def __aiter__(self) -> AsyncIterator[Message[T]]:
+        return self
+
+    async def __anext__(self) -> Message[T]:
+        while True:
+            while not self._ready:
+                await self._wait()
+            item = self._ready.popleft()
+            if not self._ready:
+                self._emptied()
+            if isinstance(item, Message):
+                return item
+            if self._on_gap is None:
+                raise GapError(item)
+            self._on_gap(item)
+
+    async def _wait(self) -> None:
+        if self._released == "closed":
+            raise StopAsyncIteration
+        if self._released is not None:
+            raise ReleasedError(self._released)
+        self._filled.clear()
+        await self._filled.wait()
+
+    def _emptied(self) -> None:
+        self._taken.set()
+        if self._released == "closed":
+            self._source.deregister(self)
+
+    def _put(self, item: Message[T] | Gap, first: bool = False) -> None:
+        self._ready.appendleft(item) if first else self._ready.append(item)
+        self._filled.set()
+
+    async def _hand_over(self, item: Message[T] | Gap) -> None:
+        """Wait until the item was taken; withdraw it when cancelled before."""
+        while self._ready:
+            self._taken.clear()
+            await self._taken.wait()
+        self._put(item)
+        try:
+            while self._ready and self._ready[0] is item:
+                self._taken.clear()
+                await self._taken.wait()
+        except asyncio.CancelledError:
+            if self._ready and self._ready[0] is item:
+                self._ready.popleft()
+            raise
+
+    async def publish(self, message: Message[T], /) -> None:
+        await self._hand_over(message)
+
+    async def publish_gap(self, gap: Gap, /) -> None:
+        await self._hand_over(gap)
+
+    def publish_nowait(self, batch: Batch[T], /) -> bool:
+        if self._ready:
+            return False
+        self._ready.extend(batch)
+        self._filled.set()
+        return True
+
+    def released(self, reason: Released, /) -> None:
+        self._released = reason
+        self._filled.set()
+        if not self._ready:
+            self._emptied()

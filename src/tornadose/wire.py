@@ -1,0 +1,142 @@
+"""Messages as bytes: server-sent events, and WebSocket frames with JSON in them. Pure.
+
+Source: WHATWG HTML, 9.2 Server-sent events; RFC 6455, 5.2 Base Framing Protocol;
+RFC 9112, 7.1 Chunked Transfer Coding.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeAlias, TypeVar
+
+from .messages import Gap, Message
+
+__all__ = (
+    "COMMENT",
+    "Encoder",
+    "Format",
+    "chunk",
+    "event_stream",
+    "gap_event",
+    "gap_object",
+    "retry_field",
+    "text_frame",
+    "websocket_frame",
+    "websocket_json",
+)
+
+T = TypeVar("T")
+Format: TypeAlias = Callable[[Message[T]], bytes]
+Encoder: TypeAlias = Callable[[T], str]
+
+COMMENT = b":\n\n"
+SHARED_FORMATS = 256
+
+
+def text_of(data: object) -> str:
+    """Return a string as it is, bytes decoded from UTF-8, and everything else as JSON."""
+    if isinstance(data, str):
+        return data
+    if isinstance(data, bytes | bytearray):
+        return str(data, "utf-8")
+    return json_of(data)
+
+
+def json_of(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def data_json(data: object) -> str:
+    """Return the JSON for a payload; bytes stand for the text they encode."""
+    return json_of(text_of(data) if isinstance(data, bytes | bytearray) else data)
+
+
+def encoded(message: Message[Any], encode: Encoder[Any] | None, default: Encoder[object]) -> str:
+    return default(message.data) if encode is None else check_text(encode(message.data))
+
+
+def check_text(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"the encoder returned {text!r}, which is no string")
+    return text
+
+
+def event(message: Message[object], text: str) -> bytes:
+    """Return a server-sent event; clients see every line end of the text as LF."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\ndata: ")
+    id_line = "" if message.id is None else f"id: {message.id}\n"
+    event_line = "" if message.event is None else f"event: {message.event}\n"
+    return f"{id_line}{event_line}data: {lines}\n\n".encode()
+
+
+def gap_event(gap: Gap) -> bytes:
+    """Return the control event for a gap; without an id, a client's cursor stays."""
+    return f"event: gap\ndata: {json_of({'reason': gap.reason, 'after': gap.after})}\n\n".encode()
+
+
+def retry_field(seconds: float) -> bytes:
+    """Return the field that sets a client's reconnection time."""
+    return b"retry: %d\n\n" % round(seconds * 1000)
+
+
+def chunk(body: bytes) -> bytes:
+    """Return the body as one chunk of a chunked response."""
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+def websocket_object(message: Message[object], json_text: str) -> bytes:
+    """Return the JSON object for a message, with the text as its data."""
+    id_part = "" if message.id is None else f',"id":{json_of(message.id)}'
+    event_part = "" if message.event is None else f',"event":{json_of(message.event)}'
+    return f'{{"data":{json_text}{id_part}{event_part}}}'.encode()
+
+
+def gap_object(gap: Gap) -> bytes:
+    """Return the JSON object that tells a WebSocket client of a gap."""
+    return json_of({"gap": {"reason": gap.reason, "after": gap.after}}).encode()
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return an unmasked text frame, which serves every client alike."""
+    size = len(payload)
+    if size < 126:
+        return struct.pack("!BB", 0x81, size) + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, size) + payload
+    return struct.pack("!BBQ", 0x81, 127, size) + payload
+
+
+def event_stream(encode: Encoder[T] | None, *, chunked: bool) -> Format[T]:
+    """Return the format of an event stream: one and the same for the same arguments."""
+    return _event_stream(encode, chunked)
+
+
+def websocket_json(encode: Encoder[T] | None) -> Format[T]:
+    """Return the format of WebSocket payloads: one and the same for the same encoder."""
+    return _websocket(encode, framed=False)
+
+
+def websocket_frame(encode: Encoder[T] | None) -> Format[T]:
+    """Return the format of whole WebSocket frames: one and the same for the same encoder."""
+    return _websocket(encode, framed=True)
+
+
+@lru_cache(SHARED_FORMATS)
+def _event_stream(encode: Encoder[Any] | None, chunked: bool) -> Format[Any]:
+    def render(message: Message[Any]) -> bytes:
+        body = event(message, encoded(message, encode, text_of))
+        return chunk(body) if chunked else body
+
+    return render
+
+
+@lru_cache(SHARED_FORMATS)
+def _websocket(encode: Encoder[Any] | None, *, framed: bool) -> Format[Any]:
+    def render(message: Message[Any]) -> bytes:
+        payload = websocket_object(message, encoded(message, encode, data_json))
+        return text_frame(payload) if framed else payload
+
+    return render
