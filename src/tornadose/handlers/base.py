@@ -6,10 +6,11 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, overload
 
 from tornado.routing import URLSpec
 from tornado.web import RequestHandler
+from typing_extensions import TypeVar
 
 from ..capabilities import resumes
 from ..checks import check_seconds, check_size
@@ -20,7 +21,8 @@ from .connection import http1, open_stream
 
 __all__ = ("BaseHandler", "Options")
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
+P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,41 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         self.store = store
         self._options = Options(encode, heartbeat, retry, write_timeout, send_buffer)
 
+    @overload
+    @classmethod
+    def route(
+        cls: type[BaseHandler[P]],
+        pattern: str,
+        store: Store[P],
+        *,
+        encode: None = None,
+        heartbeat: float | None = 15.0,
+        retry: float | None = None,
+        write_timeout: float = 30.0,
+        send_buffer: int | None = None,
+        name: str | None = None,
+    ) -> URLSpec: ...
+    @overload
     @classmethod
     def route(
         cls,
         pattern: str,
-        store: Store[T],
+        store: Store[P],
         *,
-        encode: Callable[[T], str] | None = None,
+        encode: Callable[[P], str],
+        heartbeat: float | None = 15.0,
+        retry: float | None = None,
+        write_timeout: float = 30.0,
+        send_buffer: int | None = None,
+        name: str | None = None,
+    ) -> URLSpec: ...
+    @classmethod
+    def route(
+        cls,
+        pattern: str,
+        store: Store[P],
+        *,
+        encode: Callable[[P], str] | None = None,
         heartbeat: float | None = 15.0,
         retry: float | None = None,
         write_timeout: float = 30.0,

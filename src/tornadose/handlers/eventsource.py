@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TypeVar
+from typing import Any
+
+from typing_extensions import TypeVar
 
 from ..messages import Gap
 from ..protocols import Released
@@ -14,7 +16,7 @@ from .streaming import StreamingHandler
 
 __all__ = ("EventSource",)
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 DEFAULT_RETRY = 3.0  # seconds, what browsers take about
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from typing import TypeVar
+from typing import Any
+
+from typing_extensions import TypeVar
 
 from ..messages import Batch, Gap, Message
 from ..wire import Format
@@ -14,7 +16,7 @@ from .heartbeat import heartbeat_of
 
 __all__ = ("StreamingHandler",)
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 
 class StreamingHandler(BaseHandler[T]):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol
+from typing_extensions import TypeVar
 
 from ..messages import Batch, Gap
 from ..protocols import Released
@@ -18,7 +19,7 @@ from .streaming import StreamingHandler
 
 __all__ = ("WebSocketSubscriber",)
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 SWITCHING_PROTOCOLS = 101  # HTTP status
 GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013  # close codes

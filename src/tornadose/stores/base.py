@@ -7,7 +7,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
+
+from typing_extensions import TypeVar
 
 from ..checks import check_seconds
 from ..exceptions import StoreClosedError
@@ -20,7 +22,7 @@ __all__ = ("BaseStore",)
 
 log = logging.getLogger("tornadose")
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 
 class BaseStore(ABC, Generic[T]):

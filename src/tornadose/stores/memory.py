@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from ..checks import check_size
 from ..exceptions import StoreFullError
@@ -15,7 +17,7 @@ from .base import BaseStore, running_loop
 
 __all__ = ("DataStore", "QueueStore")
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 
 class DataStore(BaseStore[T], Generic[T]):

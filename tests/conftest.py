@@ -1,0 +1,88 @@
+"""Every test runs without warnings, unexpected log output, and leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from support import eventually
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "asyncio", {"use_uvloop": "TORNADOSE_UVLOOP" in os.environ}
+
+
+class Logged(logging.Handler):
+    """Collects what is logged as a warning or worse, for a test to take note of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.unexpected: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.unexpected.append(record)
+
+    def take(self, text: str, times: int = 1) -> list[logging.LogRecord]:
+        """Expect so many records with this text in them."""
+        found = [record for record in self.unexpected if text in record.getMessage()]
+        assert len(found) == times, f"{text!r} logged {len(found)} times: {self.lines()}"
+        self.unexpected = [record for record in self.unexpected if record not in found]
+        return found
+
+    def lines(self) -> list[str]:
+        return [f"{record.name}: {record.getMessage()}" for record in self.unexpected]
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Iterator[Logged]:
+    """Fail the test for log output that it does not take note of."""
+    handler = Logged()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    gc.collect()  # so that what asyncio says of forgotten tasks is said now
+    logging.getLogger().removeHandler(handler)
+    assert handler.lines() == []
+
+
+def _tasks() -> set[asyncio.Task[object]]:
+    """Return the tasks there are, but for those of the test runner."""
+    return {
+        t
+        for t in asyncio.all_tasks()
+        if "TestRunner" not in getattr(t.get_coro(), "__qualname__", "")
+    }
+
+
+def _open_files() -> set[str]:
+    """Name what is open, by number and kind, without the listing itself."""
+    found: set[str] = set()
+    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_left(logged: Logged) -> AsyncIterator[None]:
+    """Fail the test for tasks, sockets and files that outlive it."""
+    tasks, files = _tasks(), _open_files()
+    yield
+
+    def clean() -> bool:
+        gc.collect()
+        return _tasks() <= tasks and _open_files() <= files
+
+    if not clean():
+        try:
+            await eventually(clean, deadline=3)
+        except AssertionError:
+            left = _tasks() - tasks, _open_files() - files
+            raise AssertionError(f"left behind: {left}") from None

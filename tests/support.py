@@ -1,0 +1,103 @@
+"""What the tests have in common: real servers, conditions with deadlines, recorders."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.routing import URLSpec
+from tornado.web import Application
+
+from tornadose import Batch, Gap, Message, Released, Statistics
+
+T = TypeVar("T")
+
+DEADLINE = 10.0  # seconds; generous, as it is only waited for by a test that fails
+
+
+async def eventually(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+    """Wait until the condition holds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline} s: {condition}")
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def serving(*rules: URLSpec, **settings: object) -> AsyncIterator[str]:
+    """Serve these rules on a free port of the loopback, and give the base URL."""
+    server = HTTPServer(Application(list(rules), **settings))  # type: ignore[arg-type]  # Any
+    sockets = bind_sockets(0, "127.0.0.1")
+    server.add_sockets(sockets)
+    try:
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    finally:
+        server.stop()
+        await server.close_all_connections()
+
+
+class Plain(Generic[T]):
+    """A subscriber that has `publish` alone; it can be stopped, and told to fail."""
+
+    def __init__(self) -> None:
+        self.got: list[T] = []
+        self.messages: list[Message[T]] = []
+        self.running = asyncio.Event()
+        self.running.set()
+        self.error: BaseException | None = None
+
+    async def publish(self, message: Message[T], /) -> None:
+        await self.running.wait()
+        if self.error is not None:
+            raise self.error
+        self.messages.append(message)
+        self.got.append(message.data)
+
+
+class Told(Plain[T]):
+    """One that also hears of gaps and of its release, in one list with the payloads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[T | Gap | Released] = []
+
+    async def publish(self, message: Message[T], /) -> None:
+        await super().publish(message)
+        self.events.append(message.data)
+
+    async def publish_gap(self, gap: Gap, /) -> None:
+        self.events.append(gap)
+
+    def released(self, reason: Released, /) -> None:
+        self.events.append(reason)
+
+
+class Direct(Plain[T]):
+    """One that takes whole batches while it is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Batch[T]] = []
+
+    async def publish(self, message: Message[T], /) -> None:
+        await super().publish(message)
+
+    def publish_nowait(self, batch: Batch[T], /) -> bool:
+        if not self.running.is_set():
+            return False
+        self.batches.append(batch)
+        self.messages.extend(batch)
+        self.got.extend(message.data for message in batch)
+        return True
+
+
+def balanced(books: Statistics) -> bool:
+    return books.offered == (
+        books.delivered + books.dropped + books.poisoned + books.abandoned + books.pending
+    )
