@@ -13,6 +13,12 @@ import pytest
 from support import eventually
 
 
+def pytest_collection_finish() -> None:
+    """Spare the collector what is there before the tests, as it runs after each of them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     return "asyncio", {"use_uvloop": "TORNADOSE_UVLOOP" in os.environ}
@@ -45,7 +51,6 @@ def logged() -> Iterator[Logged]:
     handler = Logged()
     logging.getLogger().addHandler(handler)
     yield handler
-    gc.collect()  # so that what asyncio says of forgotten tasks is said now
     logging.getLogger().removeHandler(handler)
     assert handler.lines() == []
 
@@ -71,13 +76,14 @@ def _open_files() -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-async def _nothing_left(logged: Logged) -> AsyncIterator[None]:
+async def _nothing_left(anyio_backend: object, logged: Logged) -> AsyncIterator[None]:
     """Fail the test for tasks, sockets and files that outlive it."""
     tasks, files = _tasks(), _open_files()
     yield
 
+    gc.collect()  # so that what asyncio says of forgotten tasks is said now
+
     def clean() -> bool:
-        gc.collect()
         return _tasks() <= tasks and _open_files() <= files
 
     if not clean():

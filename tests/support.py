@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -30,7 +30,7 @@ async def eventually(condition: Callable[[], object], deadline: float = DEADLINE
 
 
 @asynccontextmanager
-async def serving(*rules: URLSpec, **settings: object) -> AsyncIterator[str]:
+async def serving(*rules: URLSpec, **settings: object) -> AsyncGenerator[str]:
     """Serve these rules on a free port of the loopback, and give the base URL."""
     server = HTTPServer(Application(list(rules), **settings))  # type: ignore[arg-type]  # Any
     sockets = bind_sockets(0, "127.0.0.1")

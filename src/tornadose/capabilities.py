@@ -38,5 +38,6 @@ def resumes(source: Source[T]) -> TypeGuard[ResumableSource[T]]:
 
 
 def _definer(instance: object, name: str) -> type | None:
-    """Return the class in which the type of the instance finds this method."""
-    return next((c for c in type(instance).__mro__ if callable(vars(c).get(name))), None)
+    """Return the class in which the type of the instance finds this method, if it does."""
+    definer = next((c for c in type(instance).__mro__ if name in vars(c)), None)
+    return definer if definer is not None and callable(vars(definer)[name]) else None

@@ -27,7 +27,7 @@ from .messages import Batch, Gap, GapReason, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
 
-__all__ = ("CANCELLATION", "FanOut", "Lane", "Limits", "Policy")
+__all__ = ("CANCELLATION", "FanOut", "Lane", "Limits", "Policy", "Work")
 
 log = logging.getLogger("tornadose")
 

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from .messages import GapReason, Message
 
-__all__ = ("History", "Page", "Replay")
+__all__ = ("History", "HistoryReplay", "Page", "Replay")
 
 T = TypeVar("T")
 

@@ -56,6 +56,9 @@ class Message(_Shared, Generic[T_co]):
         if self.event is not None:
             check_event(self.event)
 
+    def __reduce__(self) -> tuple[type[Message[T_co]], tuple[T_co, str | None, str | None]]:
+        return type(self), (self.data, self.id, self.event)
+
     def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes:
         """Return the message in this fmt, encoded at most once for all who share it.
 

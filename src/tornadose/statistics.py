@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ("Statistics",)
+__all__ = ("Books", "Statistics")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import wraps
+from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -50,6 +52,19 @@ class BaseStore(ABC, Generic[T]):
 
     _announces_drops = True
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let every `submit` begin with starting the store, or refusing a closed one."""
+        super().__init_subclass__(**kwargs)
+        submit = vars(cls).get("submit")
+        if iscoroutinefunction(submit):
+
+            @wraps(submit)
+            async def opened(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
+                store._open()
+                return await submit(store, *args, **kwargs)
+
+            setattr(cls, "submit", opened)  # noqa: B010 (the signature stays what it was)
+
     def __init__(
         self,
         *args: Any,
@@ -73,7 +88,14 @@ class BaseStore(ABC, Generic[T]):
 
     @abstractmethod
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
-        """Accept a payload, and return the message it has become."""
+        """Accept a payload, and return the message it has become.
+
+        Before the body of an override runs, the store is started, or refuses:
+
+        Raises:
+            StoreClosedError: If the store is closed.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
 
     @abstractmethod
     async def publish(self) -> None:
@@ -85,7 +107,11 @@ class BaseStore(ABC, Generic[T]):
         """
 
     async def drain(self) -> None:
-        """Hook for `aclose`: return when `publish` has handed on all that was accepted."""
+        """Hook for `aclose`: return when `publish` has handed on all that was accepted.
+
+        Override it in a store that has a queue of its own, which `BaseStore` cannot see:
+        there, a message counts as accepted when it is handed to `broadcast`.
+        """
         await self._fanout.handed_on()
 
     def register(self, subscriber: Subscriber[T], /) -> None:

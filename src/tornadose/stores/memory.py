@@ -70,7 +70,6 @@ class DataStore(BaseStore[T], Generic[T]):
             RuntimeError: In a thread or event loop that is not the store's.
         """
         message = Message(data, event=event)
-        self._open()
         await asyncio.sleep(0)
         return self._accept(message)
 
@@ -163,7 +162,6 @@ class QueueStore(BaseStore[T], Generic[T]):
         """
         if event is not None:
             check_event(event)
-        self._open()
         async with self._submitting:
             while self._inbox.full() and not self._closed:
                 self._room.clear()

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from tornadose.checks import check_seconds, check_size
+
+
+@pytest.mark.parametrize("value", [1.5, "8", None, True])
+def test_a_size_of_another_type_is_refused_by_name_and_value(value: object) -> None:
+    with pytest.raises(TypeError, match=f"inbox: .*{value!r}"):
+        check_size("inbox", value, at_least=1)
+
+
+@pytest.mark.parametrize("value", [0, -3])
+def test_a_size_below_the_least_is_refused_by_name_and_value(value: int) -> None:
+    with pytest.raises(ValueError, match=f"inbox: {value} is less than 1"):
+        check_size("inbox", value, at_least=1)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_seconds_out_of_range_are_refused_by_name_and_value(value: float) -> None:
+    with pytest.raises(ValueError, match=f"retry: {value!r} is"):
+        check_seconds("retry", value)
+
+
+@pytest.mark.parametrize("value", ["1", None, True, b"1"])
+def test_seconds_of_another_type_are_refused_by_name_and_value(value: object) -> None:
+    with pytest.raises(TypeError, match=f"retry: .*{value!r}"):
+        check_seconds("retry", value)
+
+
+def test_none_and_zero_are_taken_where_they_mean_something() -> None:
+    check_seconds("heartbeat", None, or_none=True)
+    check_seconds("timeout", 0, or_zero=True)
+    with pytest.raises(ValueError, match="timeout"):
+        check_seconds("timeout", -1, or_zero=True)

@@ -1,0 +1,363 @@
+"""Lanes and policies, one situation each; tests/property/ mixes them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import pairwise
+from typing import get_args
+
+import pytest
+
+from conftest import Logged
+from support import Direct, Plain, Told, balanced, eventually
+from tornadose import Batch, Gap, Message, PoisonedError, Policy, Subscriber
+from tornadose.fanout import FanOut, Lane, Limits
+
+
+def fan_out(
+    backlog: int = 3, policy: Policy = "disconnect", block_timeout: float = 5.0
+) -> FanOut[int]:
+    return FanOut(Limits(backlog, policy, block_timeout))
+
+
+def admit(fanout: FanOut[int], subscriber: Subscriber[int]) -> Lane[int]:
+    lane = fanout.admit(subscriber)
+    assert lane is not None
+    return lane
+
+
+def batch(*data: int) -> Batch[int]:
+    return Batch([Message(number, f"i-{number}") for number in data])
+
+
+async def settled(fanout: FanOut[int]) -> None:
+    await eventually(lambda: fanout.statistics().pending == 0)
+    await asyncio.sleep(0)
+    assert balanced(fanout.statistics())
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "text"),
+    [
+        ({"backlog": 0}, ValueError, "backlog: 0"),
+        ({"backlog": 1.5}, TypeError, "backlog: .*1.5"),
+        ({"policy": "drop"}, ValueError, "policy: 'drop'"),
+        ({"block_timeout": 0}, ValueError, "block_timeout: 0"),
+        ({"block_timeout": "5"}, TypeError, "block_timeout: .*'5'"),
+        ({"max_subscribers": -1}, ValueError, "max_subscribers: -1"),
+        ({"max_subscribers": "9"}, TypeError, "max_subscribers: .*'9'"),
+    ],
+)
+def test_limits_out_of_range_are_refused(
+    limits: dict[str, object], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        Limits(**limits)  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def test_a_batch_is_handed_over_at_once_while_the_subscriber_keeps_up() -> None:
+    fanout, subscriber = fan_out(), Direct[int]()
+    admit(fanout, subscriber)
+    sent = batch(1, 2)
+    await fanout.broadcast(sent)
+    assert [given is sent for given in subscriber.batches] == [True]
+    assert fanout.statistics().max_backlog == 0
+
+
+async def test_p1_what_waits_comes_before_what_is_new() -> None:
+    fanout, subscriber = fan_out(backlog=10), Direct[int]()
+    admit(fanout, subscriber)
+    subscriber.running.clear()
+    await fanout.broadcast(batch(1, 2, 3))
+    await fanout.broadcast(batch(4))
+    subscriber.running.set()
+    await fanout.broadcast(batch(5))
+    await settled(fanout)
+    assert subscriber.got == [1, 2, 3, 4, 5]
+
+
+async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> None:
+    fanout, early, late = fan_out(), Direct[int](), Direct[int]()
+    admit(fanout, early)
+    fanout.accepted = 2  # as a store does that has an inbox
+    admit(fanout, late)
+    await fanout.broadcast(batch(1, 2, 3))
+    assert (early.got, late.got) == ([1, 2, 3], [3])
+
+
+async def test_p2_no_delivery_begins_after_deregistering_in_a_pause() -> None:
+    fanout = fan_out()
+    leaver = Direct[int]()
+
+    class Slow(Direct[int]):
+        def publish_nowait(self, batch: Batch[int], /) -> bool:
+            time.sleep(0.02)
+            asyncio.get_running_loop().call_soon(fanout.dismiss, leaver)
+            return super().publish_nowait(batch)
+
+    admit(fanout, Slow())
+    admit(fanout, leaver)
+    await fanout.broadcast(batch(1))
+    assert leaver.got == []
+    assert fanout.statistics().offered == 1
+
+
+async def test_p3_fan_out_yields_every_10_ms_and_keeps_the_order() -> None:
+    fanout = fan_out(backlog=100)
+    turns: list[float] = []
+
+    class Slow(Direct[int]):
+        def publish_nowait(self, batch: Batch[int], /) -> bool:
+            time.sleep(0.002)
+            return super().publish_nowait(batch)
+
+    async def watch() -> None:
+        while True:
+            turns.append(time.monotonic())
+            await asyncio.sleep(0)
+
+    slow = [Slow() for _ in range(40)]
+    for subscriber in slow:
+        admit(fanout, subscriber)
+    watcher = asyncio.create_task(watch())
+    await asyncio.gather(fanout.broadcast(batch(1)), fanout.broadcast(batch(2)))
+    watcher.cancel()
+    assert all(subscriber.got == [1, 2] for subscriber in slow)
+    assert len(turns) >= 2 * 40 * 2 / (10 + 2 + 5)
+    assert max(b - a for a, b in pairwise(turns)) < 0.08
+
+
+@pytest.mark.parametrize("policy", get_args(Policy))
+async def test_p3_a_stalled_subscriber_delays_nobody(policy: Policy, logged: Logged) -> None:
+    fanout = fan_out(policy=policy, block_timeout=0.05)
+    stalled, other = Told[int](), Direct[int]()
+    stalled.running.clear()
+    admit(fanout, stalled)
+    admit(fanout, other)
+    for number in range(10):
+        await fanout.broadcast(batch(number))
+        await asyncio.sleep(0)
+    assert other.got == list(range(10))
+    stalled.running.set()
+    await settled(fanout)
+    expected: dict[Policy, list[object]] = {
+        "block": ["timeout"],
+        "disconnect": ["overflow"],
+        "drop_oldest": [0, Gap("overflow", "i-0"), 7, 8, 9],
+        "drop_newest": [0, 1, 2, 3, Gap("overflow", "i-3")],
+    }
+    assert stalled.events == expected[policy]
+
+
+async def test_block_waits_for_room_and_loses_nothing() -> None:
+    fanout, subscriber = fan_out(policy="block"), Plain[int]()
+    admit(fanout, subscriber)
+    subscriber.running.clear()
+    publishing = asyncio.create_task(fanout.broadcast(batch(*range(20))))
+    await eventually(lambda: fanout.statistics().max_backlog == 3)
+    assert not publishing.done()
+    subscriber.running.set()
+    await publishing
+    await settled(fanout)
+    assert subscriber.got == list(range(20))
+
+
+async def test_p3_under_block_all_full_lanes_are_waited_for_together() -> None:
+    fanout = fan_out(backlog=1, policy="block", block_timeout=0.2)
+    stalled = [Told[int]() for _ in range(10)]
+    for subscriber in stalled:
+        subscriber.running.clear()
+        admit(fanout, subscriber)
+    await fanout.broadcast(batch(1))
+    await asyncio.sleep(0)
+    await fanout.broadcast(batch(2))
+    began = time.monotonic()
+    await fanout.broadcast(batch(3))
+    assert 0.15 < time.monotonic() - began < 1
+    assert all(subscriber.events == ["timeout"] for subscriber in stalled)
+
+
+async def test_a_publisher_that_waits_for_room_goes_on_when_the_subscriber_leaves() -> None:
+    fanout, subscriber = fan_out(backlog=1, policy="block", block_timeout=60), Plain[int]()
+    admit(fanout, subscriber)
+    subscriber.running.clear()
+    publishing = asyncio.create_task(fanout.broadcast(batch(*range(9))))
+    await eventually(lambda: fanout.statistics().max_backlog == 1)
+    fanout.dismiss(subscriber)
+    await asyncio.wait_for(publishing, 1)
+    books = fanout.statistics()
+    assert (books.offered, books.delivered, books.abandoned) == (9, 0, 9)
+
+
+async def test_p2_losses_without_a_gap_hook_are_logged_once_per_episode(logged: Logged) -> None:
+    fanout, subscriber = fan_out(policy="drop_newest"), Plain[int]()
+    admit(fanout, subscriber)
+    for _ in range(2):
+        subscriber.running.clear()
+        for number in range(10):
+            await fanout.broadcast(batch(number))
+            await asyncio.sleep(0)
+        subscriber.running.set()
+        await settled(fanout)
+    logged.take("has missed messages after 'i-3': overflow", times=2)
+    books = fanout.statistics()
+    assert (books.gaps, books.dropped, books.delivered) == (2, 12, 8)
+
+
+async def test_p3_a_subscriber_that_raises_is_released_and_logged_once(logged: Logged) -> None:
+    fanout, failing, other = fan_out(), Told[int](), Direct[int]()
+    failing.error = OSError("gone")
+    failing.running.clear()
+    admit(fanout, failing)
+    admit(fanout, other)
+    await fanout.broadcast(batch(1))
+    await fanout.broadcast(batch(2))
+    failing.running.set()
+    await eventually(lambda: failing.events == ["failed"])
+    assert other.got == [1, 2]
+    assert fanout.subscribers == (other,)
+    (record,) = logged.take("failed")
+    assert record.exc_info is not None
+
+
+async def test_p3_a_subscriber_that_raises_in_nowait_is_released(logged: Logged) -> None:
+    class Failing(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            raise AssertionError
+
+        def publish_nowait(self, batch: Batch[int], /) -> bool:
+            raise OSError("gone")
+
+    fanout, failing, other = fan_out(), Failing(), Direct[int]()
+    admit(fanout, failing)
+    admit(fanout, other)
+    await fanout.broadcast(batch(1))
+    assert (failing.events, other.got) == (["failed"], [1])
+    logged.take("failed")
+
+
+async def test_p3_a_publish_that_is_cancelled_from_within_is_a_failure(logged: Logged) -> None:
+    fanout, failing = fan_out(), Told[int]()
+    failing.error = asyncio.CancelledError()
+    admit(fanout, failing)
+    await fanout.broadcast(batch(1))
+    await eventually(lambda: failing.events == ["failed"])
+    logged.take("failed")
+    assert balanced(fanout.statistics())
+
+
+async def test_a_publish_that_returns_no_awaitable_is_a_failure(logged: Logged) -> None:
+    class OldStyle(Told[int]):
+        def publish(self, message: Message[int], /) -> None:  # type: ignore[override]
+            self.got.append(message.data)
+
+    fanout, failing = fan_out(), OldStyle()
+    admit(fanout, failing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await fanout.broadcast(batch(1))
+    await eventually(lambda: failing.events == ["failed"])
+    logged.take("failed")
+
+
+async def test_a_release_hook_that_raises_is_logged(logged: Logged) -> None:
+    class Rude(Told[int]):
+        def released(self, reason: object, /) -> None:
+            raise OSError("no goodbye")
+
+    fanout, rude = fan_out(backlog=1), Rude()
+    rude.running.clear()
+    admit(fanout, rude)
+    await fanout.broadcast(batch(1, 2))
+    logged.take("released('overflow')")
+    assert fanout.subscribers == ()
+
+
+async def test_a_release_without_a_hook_is_logged(logged: Logged) -> None:
+    fanout, plain = fan_out(backlog=1), Plain[int]()
+    admit(fanout, plain)
+    await fanout.broadcast(batch(1, 2))
+    logged.take("overflow")
+
+
+async def test_p9_a_poisoned_message_is_a_gap_where_it_stood() -> None:
+    class Picky(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            if message.data % 3 == 0:
+                raise PoisonedError
+            await super().publish(message)
+
+    class PickyDirect(Picky):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+
+        def publish_nowait(self, batch: Batch[int], /) -> bool:
+            if any(message.data % 3 == 0 for message in batch):
+                raise PoisonedError
+            self.events.extend(message.data for message in batch)
+            return True
+
+    for subscriber in (Picky(), PickyDirect()):
+        fanout = fan_out(backlog=10)
+        admit(fanout, subscriber)
+        await fanout.broadcast(batch(1, 2, 3, 4))
+        await fanout.broadcast(batch(5, 6))
+        await settled(fanout)
+        assert subscriber.events == [1, 2, Gap("poisoned", "i-2"), 4, 5, Gap("poisoned", "i-5")]
+        assert fanout.statistics().poisoned == 2
+
+
+async def test_identity_counts_and_not_equality() -> None:
+    class Equal(Direct[int]):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]  # unhashable, too
+
+    fanout, one, two = fan_out(), Equal(), Equal()
+    admit(fanout, one)
+    admit(fanout, two)
+    assert fanout.admit(one) is None
+    await fanout.broadcast(batch(1))
+    fanout.dismiss(one)
+    fanout.dismiss(one)
+    await fanout.broadcast(batch(2))
+    assert (one.got, two.got) == ([1], [1, 2])
+
+
+async def test_p7_leaving_in_the_middle_of_a_delivery_cancels_it() -> None:
+    fanout, plain = fan_out(), Plain[int]()
+    plain.running.clear()
+    admit(fanout, plain)
+    await fanout.broadcast(batch(1, 2))
+    await asyncio.sleep(0)
+    fanout.dismiss(plain)
+    plain.running.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    books = fanout.statistics()
+    assert (plain.got, books.abandoned, books.pending) == ([], 2, 0)
+    assert len(asyncio.all_tasks()) <= 2  # this one and the test runner's
+
+
+async def test_a_subscriber_may_leave_from_within_its_publish() -> None:
+    fanout = fan_out()
+
+    class Once(Plain[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            fanout.dismiss(self)
+
+    class OnceDirect(Direct[int]):
+        def publish_nowait(self, batch: Batch[int], /) -> bool:
+            fanout.dismiss(self)
+            return super().publish_nowait(batch)
+
+    once, direct = Once(), OnceDirect()
+    admit(fanout, once)
+    admit(fanout, direct)
+    await fanout.broadcast(batch(1))
+    await eventually(lambda: once.got == [1])
+    await fanout.broadcast(batch(2))
+    assert (once.got, direct.got) == ([1], [1])
+    books = fanout.statistics()
+    assert (books.offered, books.delivered, books.subscribers) == (2, 2, 0)

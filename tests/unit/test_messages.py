@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Sequence
+
+import pytest
+
+from conftest import Logged
+from tornadose import Batch, Gap, Message, PoisonedError
+
+
+def text(message: Message[object]) -> bytes:
+    return str(message.data).encode()
+
+
+@pytest.mark.parametrize("field", ["id", "event"])
+@pytest.mark.parametrize("value", ["", "a\nb", "a\rb", "a\0b"])
+def test_names_that_would_break_the_stream_are_refused(field: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}: "):
+        Message(1, **{field: value})
+
+
+@pytest.mark.parametrize("field", ["id", "event"])
+def test_names_that_are_no_strings_are_refused(field: str) -> None:
+    values: dict[str, str] = {field: 7}  # type: ignore[dict-item]  # the wrong type on purpose
+    with pytest.raises(TypeError, match=f"{field}: expected a string, not 7"):
+        Message(1, **values)
+
+
+def test_the_name_of_the_control_frame_is_reserved() -> None:
+    with pytest.raises(ValueError, match="'gap' is reserved"):
+        Message(1, event="gap")
+
+
+def test_a_message_is_a_value() -> None:
+    message = Message([1], "a-1", "tick")
+    rendered = Message([1], "a-1", "tick")
+    rendered.render(text)
+    assert message == rendered
+    assert repr(message) == repr(rendered) == "Message(data=[1], id='a-1', event='tick')"
+    assert dataclasses.asdict(rendered) == {"data": [1], "id": "a-1", "event": "tick"}
+    assert pickle.loads(pickle.dumps(rendered)) == message  # noqa: S301
+    assert copy.deepcopy(rendered) == copy.copy(rendered) == message
+    assert dataclasses.replace(rendered, data=[2]).render(text) == b"[2]"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        message.data = [2]  # type: ignore[misc]  # the point of the test
+
+
+def test_copies_can_be_rendered() -> None:
+    message = Message("x")
+    message.render(text)
+    for twin in (pickle.loads(pickle.dumps(message)), copy.copy(message), copy.deepcopy(message)):  # noqa: S301
+        assert twin.render(text) == b"x"
+
+
+def test_p5_a_message_is_encoded_once_per_format() -> None:
+    calls: list[object] = []
+
+    def count(message: Message[object]) -> bytes:
+        calls.append(message.data)
+        return b"."
+
+    one, two = Message(1), Message(2)
+    batch = Batch([one, two])
+    assert batch.render(count) == batch.render(count) == b".."
+    assert Batch([two, one]).render(count) == b".."
+    assert one.render(count) == b"."
+    assert calls == [1, 2]
+    assert batch.render(text) == b"12"
+
+
+def test_p5_a_batch_of_one_shares_the_bytes_of_its_message() -> None:
+    message = Message("x" * 1000)
+    assert Batch([message]).render(text) is message.render(text)
+
+
+def test_p9_what_cannot_be_encoded_is_tried_and_logged_once(logged: Logged) -> None:
+    calls: list[object] = []
+
+    def fail(message: Message[object]) -> bytes:
+        calls.append(message.data)
+        raise ValueError("no such thing")
+
+    message = Message(1, "a-1")
+    for _ in range(3):
+        with pytest.raises(PoisonedError, match="message 'a-1': no such thing"):
+            message.render(fail)
+        with pytest.raises(PoisonedError):
+            Batch([Message(2), message]).render(lambda m: fail(m) if m.id else b"")
+    assert calls[0] == 1
+    assert len([call for call in calls if call == 1]) == 4  # once for fail, thrice for lambdas
+    records = logged.take("message 'a-1' (event None) cannot be encoded", times=4)
+    assert all(record.exc_info for record in records)
+
+
+def test_a_batch_is_an_immutable_sequence() -> None:
+    messages = [Message(1), Message(2, "a-2"), Message(3)]
+    batch: Sequence[Message[int]] = Batch(messages)
+    assert list(batch) == messages
+    assert list(reversed(batch)) == messages[::-1]
+    assert (len(batch), batch[0], batch[-1]) == (3, messages[0], messages[2])
+    tail = batch[1:]
+    assert isinstance(tail, Batch)
+    assert list(tail) == messages[1:]
+    assert tail.last_id == "a-2"
+    assert Batch[int]([]).last_id is None
+    assert messages[1] in batch
+    with pytest.raises(IndexError):
+        batch[3]
+    with pytest.raises(TypeError):
+        batch[0] = messages[1]  # type: ignore[index]  # the point of the test
+
+
+def test_a_gap_is_a_value() -> None:
+    assert Gap("expired", "a-1") == Gap("expired", "a-1") != Gap("expired")
