@@ -10,8 +10,8 @@ from .exceptions import (
     StoreFullError,
     TornadoseError,
 )
-from .fanout import Policy
 from .handlers import BaseHandler, EventSource, WebSocketSubscriber
+from .lanes import Policy
 from .messages import Batch, Gap, GapReason, Message
 from .protocols import (
     GapSubscriber,
@@ -23,6 +23,7 @@ from .protocols import (
     Source,
     Store,
     Subscriber,
+    TargetedStore,
 )
 from .statistics import Statistics
 from .stores import BaseStore, DataStore, QueueStore
@@ -54,6 +55,7 @@ __all__ = (
     "StoreClosedError",
     "StoreFullError",
     "Subscriber",
+    "TargetedStore",
     "TornadoseError",
     "WebSocketSubscriber",
     "subscribe",

@@ -10,10 +10,12 @@ from .protocols import (
     ReleasedSubscriber,
     ResumableSource,
     Source,
+    Store,
     Subscriber,
+    TargetedStore,
 )
 
-__all__ = ("hears_gaps", "hears_release", "resumes", "takes_batches")
+__all__ = ("hears_gaps", "hears_release", "resumes", "takes_batches", "targets")
 
 T = TypeVar("T")
 
@@ -35,6 +37,10 @@ def hears_release(subscriber: Subscriber[T]) -> TypeGuard[ReleasedSubscriber[T]]
 
 def resumes(source: Source[T]) -> TypeGuard[ResumableSource[T]]:
     return _definer(source, "resume") is not None
+
+
+def targets(store: Store[T]) -> TypeGuard[TargetedStore[T]]:
+    return _definer(store, "deliver") is not None
 
 
 def _definer(instance: object, name: str) -> type | None:

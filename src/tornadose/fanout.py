@@ -1,9 +1,5 @@
 """The fan-out: every message to every subscriber, each in a lane of its own.
 
-A lane hands over directly while its subscriber keeps up: a queue and a task for each
-delivery would cost more than the delivery. While the subscriber is behind, the lane has
-a backlog, an `asyncio.Queue`, and a task that empties it, the pump.
-
 The *position* of a message is the count of messages accepted up to it. A lane delivers
 what stands behind its *fence*: the position at which it was registered, or to which it
 has read history.
@@ -12,336 +8,22 @@ has read history.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import asdict, dataclass
-from time import monotonic
-from typing import Generic, Literal, TypeAlias, TypeVar, get_args
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import Generic, TypeVar
 
-from .capabilities import hears_gaps, hears_release, takes_batches
-from .checks import check_seconds, check_size
-from .exceptions import PoisonedError
-from .history import Replay
-from .messages import Batch, Gap, GapReason, Message
+from .capabilities import hears_release
+from .lanes import Lane, Limits, Work, tell_release
+from .messages import Batch, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
 
-__all__ = ("CANCELLATION", "FanOut", "Lane", "Limits", "Policy", "Work")
-
-log = logging.getLogger("tornadose")
+__all__ = ("CANCELLATION", "FanOut")
 
 T = TypeVar("T")
 
-Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
-
-WORK_SLICE = 0.01  # seconds of work between two turns of the event loop
 CANCELLATION = 1.0  # seconds that a cancelled task may take to end
-PAGE = 64  # messages that a pump takes out of the backlog at once
-READING_HISTORY = 1 << 62  # the fence of a lane that takes no live messages yet
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much is kept for those who are behind, and what happens beyond.
-
-    Args:
-        backlog: Messages kept for one subscriber.
-        policy: ``block`` lets the publisher wait for room, ``drop_oldest`` and
-            ``drop_newest`` give messages up, ``disconnect`` releases the subscriber.
-        block_timeout: Seconds that one message may wait under ``block``, after which
-            the subscribers without room are released.
-        max_subscribers: Subscribers at a time; ``None`` is no limit.
-        gaps: Whether messages given up are announced as a gap.
-
-    Raises:
-        TypeError: If a value is of the wrong type.
-        ValueError: If one is out of range, or the policy is unknown.
-    """
-
-    backlog: int = 1024
-    policy: Policy = "disconnect"
-    block_timeout: float = 5.0
-    max_subscribers: int | None = None
-    gaps: bool = True
-
-    def __post_init__(self) -> None:
-        check_size("backlog", self.backlog, at_least=1)
-        if self.policy not in get_args(Policy):
-            raise ValueError(f"policy: {self.policy!r} is none of {get_args(Policy)}")
-        check_seconds("block_timeout", self.block_timeout)
-        if self.max_subscribers is not None:
-            check_size("max_subscribers", self.max_subscribers, at_least=0)
-
-
-class Work:
-    """Counts the time since the event loop last had its turn."""
-
-    __slots__ = ("_until",)
-
-    def __init__(self) -> None:
-        self._until = monotonic() + WORK_SLICE
-
-    def enough(self) -> bool:
-        return monotonic() > self._until
-
-    async def rest(self) -> None:
-        await asyncio.sleep(0)
-        self._until = monotonic() + WORK_SLICE
-
-
-class Lane(Generic[T]):
-    """The ordered way of messages to one subscriber.
-
-    Attributes:
-        subscriber: Whose lane it is.
-        fence: Position of the last message that this lane does not deliver.
-        closed: Whether no further delivery may begin.
-    """
-
-    __slots__ = (
-        "_backlog",
-        "_ending",
-        "_fanout",
-        "_hole_ahead",
-        "_hole_behind",
-        "_last_id",
-        "_nowait",
-        "_pump",
-        "_replay",
-        "_waiting",
-        "closed",
-        "fence",
-        "subscriber",
-    )
-
-    def __init__(self, fanout: FanOut[T], subscriber: Subscriber[T], fence: int) -> None:
-        self.subscriber = subscriber
-        self.fence = fence
-        self.closed = False
-        self._fanout = fanout
-        self._nowait: Callable[[Batch[T]], bool] | None = (
-            subscriber.publish_nowait if takes_batches(subscriber) else None
-        )
-        self._pump: asyncio.Task[None] | None = None
-        self._backlog: asyncio.Queue[tuple[GapReason | None, Message[T]]] | None = None
-        self._waiting = 0  # messages in the backlog, or about to enter or leave it
-        self._hole_ahead: GapReason | None = None  # before the backlog
-        self._hole_behind: GapReason | None = None  # after it
-        self._replay: Replay[T] | None = None
-        self._last_id: str | None = None
-        self._ending = False
-
-    def offer(self, batch: Batch[T]) -> Batch[T] | None:
-        """Deliver the batch at once, or keep it; return what ``block`` has no room for."""
-        taken = self._pump is None and self._take(batch)
-        books = self._fanout.books
-        books.offered += len(batch)
-        if taken:
-            books.delivered += len(batch)
-        elif self.closed:
-            books.abandoned += len(batch)
-        else:
-            return self._keep(batch)
-        return None
-
-    async def wait_for_room(self, rest: Batch[T]) -> None:
-        """Keep the rest of a batch; a message without room in time ends the subscription."""
-        for message in rest:
-            try:
-                async with asyncio.timeout(self._fanout.limits.block_timeout):
-                    await self._queue().put((None, message))
-            except TimeoutError:
-                self.release("timeout")
-            if self.closed:
-                return
-            self._ensure_pump()
-
-    def replay(self, replay: Replay[T], after: str) -> None:
-        """Deliver this history first; where it meets the live messages is the fence."""
-        self.fence, self._replay, self._last_id = READING_HISTORY, replay, after
-        self._ensure_pump()
-
-    def finish(self) -> None:
-        """Release the subscriber once everything is delivered."""
-        self._ending = True
-        if self._pump is None:
-            self.release("closed")
-
-    def release(self, reason: Released) -> None:
-        """Let go of the subscriber, and tell it why."""
-        if self.closed:
-            return
-        self.close()
-        self._fanout.forget(self, leaving=reason == "closed")
-        tell_release(self.subscriber, reason)
-
-    def close(self) -> None:
-        """Begin no further delivery, and interrupt the one under way."""
-        self.closed = True
-        self._fanout.books.abandoned += self._waiting
-        self._waiting = 0
-        self._replay = None
-        while self._backlog and not self._backlog.empty():
-            self._backlog.get_nowait()  # also lets go of a publisher that waits for room
-        if self._pump is not None and self._pump is not asyncio.current_task():
-            self._pump.cancel()
-
-    def _take(self, batch: Batch[T]) -> bool:
-        """Let the subscriber take the whole batch at once; false if it did not."""
-        if self._nowait is None:
-            return False
-        try:
-            taken = self._nowait(batch)
-        except PoisonedError:
-            return False
-        except Exception as error:
-            self._fail(error)
-            return False
-        if taken:
-            self._last_id = batch.last_id or self._last_id
-        return taken
-
-    def _keep(self, batch: Batch[T]) -> Batch[T] | None:
-        limits, queue = self._fanout.limits, self._queue()
-        self._waiting += len(batch)
-        rest = None
-        for index, message in enumerate(batch):
-            if queue.full():
-                if limits.policy == "block":
-                    rest = batch[index:]
-                    break
-                if limits.policy == "disconnect":
-                    self.release("overflow")
-                    return None
-                self._drop(queue)
-                if limits.policy == "drop_newest":
-                    continue
-            queue.put_nowait((self._hole_behind, message))
-            self._hole_behind = None
-        books = self._fanout.books
-        books.max_backlog = max(books.max_backlog, queue.qsize())
-        self._ensure_pump()
-        return rest
-
-    def _drop(self, queue: asyncio.Queue[tuple[GapReason | None, Message[T]]]) -> None:
-        limits, hole = self._fanout.limits, None
-        self._waiting -= 1
-        self._fanout.books.dropped += 1
-        if limits.policy == "drop_oldest":
-            hole, _ = queue.get_nowait()
-        if not limits.gaps:
-            return
-        if limits.policy == "drop_oldest":
-            self._hole_ahead = self._hole_ahead or hole or "overflow"
-        else:
-            self._hole_behind = self._hole_behind or "overflow"
-
-    def _queue(self) -> asyncio.Queue[tuple[GapReason | None, Message[T]]]:
-        if self._backlog is None:
-            self._backlog = asyncio.Queue(self._fanout.limits.backlog)
-        return self._backlog
-
-    def _ensure_pump(self) -> None:
-        if self._pump is None:
-            self._pump = self._fanout.start(self._run())
-
-    async def _run(self) -> None:
-        """Be the pump: deliver history, then the backlog until it is empty."""
-        try:
-            work = Work()
-            await self._read_history(work)
-            await self._empty_backlog(work)
-        except asyncio.CancelledError as error:
-            self._fail(error)
-            raise
-        except Exception as error:
-            self._fail(error)
-        finally:
-            self._pump = None
-        if self._ending:
-            self.release("closed")
-
-    async def _read_history(self, work: Work) -> None:
-        while self._replay is not None:
-            page = await self._replay.read()
-            if page.hole is not None:
-                if page.hole == "unknown":
-                    self._last_id = None
-                await self._tell(page.hole)
-            elif not page.messages:
-                self.fence, self._replay = page.position, None
-            self._fanout.books.offered += len(page.messages)
-            self._waiting += len(page.messages)
-            await self._deliver(deque(page.messages))
-            if work.enough():
-                await work.rest()
-
-    async def _empty_backlog(self, work: Work) -> None:
-        queue = self._queue()
-        at_once = 1 if self._nowait is None else PAGE
-        while not self.closed:
-            hole, self._hole_ahead = self._hole_ahead, None
-            if hole is None and queue.empty():
-                hole, self._hole_behind = self._hole_behind, None
-                if hole is None:
-                    return
-            if hole is not None:
-                await self._tell(hole)
-            run: deque[Message[T]] = deque()
-            for hole, message in [queue.get_nowait() for _ in range(min(at_once, queue.qsize()))]:
-                if hole is not None:
-                    await self._deliver(run)
-                    await self._tell(hole)
-                run.append(message)
-            await self._deliver(run)
-            if work.enough():
-                await work.rest()
-
-    async def _deliver(self, messages: deque[Message[T]]) -> None:
-        """Deliver messages that count as waiting, together if the subscriber can."""
-        books = self._fanout.books
-        while messages and not self.closed:
-            if self._nowait is not None:
-                self._waiting -= len(messages)
-                if self._take(Batch(messages)):
-                    books.delivered += len(messages)
-                    return messages.clear()
-                if self.closed:
-                    books.abandoned += len(messages)
-                    return
-                self._waiting += len(messages)
-            await self._publish(messages.popleft())
-
-    async def _publish(self, message: Message[T]) -> None:
-        books = self._fanout.books
-        self._waiting -= 1
-        try:
-            await self.subscriber.publish(message)
-        except PoisonedError:
-            books.poisoned += 1
-            await self._tell("poisoned")
-        except BaseException:
-            books.abandoned += 1
-            raise
-        else:
-            books.delivered += 1
-            self._last_id = message.id or self._last_id
-
-    async def _tell(self, reason: GapReason) -> None:
-        if self.closed:
-            return
-        self._fanout.books.gaps += 1
-        gap = Gap(reason, self._last_id)
-        if hears_gaps(self.subscriber):
-            await self.subscriber.publish_gap(gap)
-        else:
-            log.warning("%r has missed messages after %r: %s", self.subscriber, gap.after, reason)
-
-    def _fail(self, error: BaseException) -> None:
-        if not self.closed:
-            log.error("publishing to %r failed", self.subscriber, exc_info=error)
-            self.release("failed")
 
 
 class FanOut(Generic[T]):
@@ -396,8 +78,21 @@ class FanOut(Generic[T]):
         self._leaving.pop(id(subscriber), None)
         self._left.set()
 
+    async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
+        """Offer a message to one lane; false if there is none."""
+        lane = self._lanes.get(id(subscriber))
+        if lane is None:
+            return False
+        rest = lane.offer(Batch([message]))
+        if rest is not None:
+            await self._wait_for_room([(lane, deque(rest))])
+        return True
+
     async def broadcast(self, batch: Batch[T], position: int | None = None) -> None:
         """Offer a batch to every lane, giving the event loop its turn every 10 ms.
+
+        Cancelled, it has offered the batch all the same, but waits for nobody's room:
+        whom ``block`` would have made it wait for is told of a gap.
 
         Args:
             batch: What comes next.
@@ -420,20 +115,44 @@ class FanOut(Generic[T]):
             await self._handed_on.wait()
 
     async def _offer_all(self, batch: Batch[T], before: int) -> None:
-        full: list[Coroutine[None, None, None]] = []
+        """Offer the batch to every lane, also when cancelled, but then without a pause."""
+        full: list[tuple[Lane[T], deque[Message[T]]]] = []
         work = Work()
+        cancelled: asyncio.CancelledError | None = None
         for lane in tuple(self._lanes.values()):
-            if lane.closed:
-                continue
             part = batch if lane.fence <= before else batch[lane.fence - before :]
-            if part:
-                rest = lane.offer(part)
-                if rest is not None:
-                    full.append(lane.wait_for_room(rest))
-            if work.enough():
-                await work.rest()
-        if full:
-            await asyncio.gather(*full)
+            if not part or lane.closed:
+                continue
+            rest = lane.offer(part)
+            if rest is not None:
+                full.append((lane, deque(rest)))
+            if work.enough() and cancelled is None:
+                try:
+                    await work.rest()
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        await self._wait_for_room(full, cancelled)
+
+    async def _wait_for_room(
+        self,
+        full: list[tuple[Lane[T], deque[Message[T]]]],
+        cancelled: asyncio.CancelledError | None = None,
+    ) -> None:
+        """Wait for all full lanes together, `block_timeout` seconds a message at most."""
+        try:
+            if cancelled is not None:
+                raise cancelled
+            while any(rest for _, rest in full):
+                deadline = asyncio.get_running_loop().time() + self.limits.block_timeout
+                for lane, rest in full:
+                    if lane.closed:
+                        rest.clear()
+                    elif rest:
+                        await lane.put(rest[0], deadline)
+                        rest.popleft()
+        finally:
+            for lane, rest in full:
+                lane.give_up(len(rest))
 
     async def release_all(self, reason: Released) -> None:
         work = Work()
@@ -475,14 +194,3 @@ class FanOut(Generic[T]):
         if leaving and hears_release(lane.subscriber):
             self._leaving[id(lane.subscriber)] = lane
         self._left.set()
-
-
-def tell_release(subscriber: Subscriber[T], reason: Released) -> None:
-    """Tell a subscriber that hears it why it is released; log it for the others."""
-    if hears_release(subscriber):
-        try:
-            subscriber.released(reason)
-        except Exception:
-            log.exception("released(%r) of %r failed", reason, subscriber)
-    elif reason != "closed":
-        log.warning("released %r: %s", subscriber, reason)

@@ -21,6 +21,7 @@ __all__ = (
     "Source",
     "Store",
     "Subscriber",
+    "TargetedStore",
 )
 
 T = TypeVar("T")
@@ -113,4 +114,12 @@ class Store(Source[T], Sink[T], Protocol[T]):
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Accept the payload, and return the message it has become."""
+        ...
+
+
+class TargetedStore(Store[T], Protocol[T]):
+    """A store that can queue a message for one of its subscribers."""
+
+    async def deliver(self, subscriber: Subscriber[T], message: Message[T], /) -> bool:
+        """Queue it behind what the subscriber has not taken yet; false for a stranger."""
         ...

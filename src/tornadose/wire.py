@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 from .messages import Gap, Message
 
@@ -29,11 +29,9 @@ __all__ = (
 )
 
 T = TypeVar("T")
-Format: TypeAlias = Callable[[Message[T]], bytes]
 Encoder: TypeAlias = Callable[[T], str]
 
 COMMENT = b":\n\n"
-SHARED_FORMATS = 256
 
 
 def text_of(data: object) -> str:
@@ -52,16 +50,6 @@ def json_of(data: object) -> str:
 def data_json(data: object) -> str:
     """Return the JSON for a payload; bytes stand for the text they encode."""
     return json_of(text_of(data) if isinstance(data, bytes | bytearray) else data)
-
-
-def encoded(message: Message[Any], encode: Encoder[Any] | None, default: Encoder[object]) -> str:
-    return default(message.data) if encode is None else check_text(encode(message.data))
-
-
-def check_text(text: object) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"the encoder returned {text!r}, which is no string")
-    return text
 
 
 def event(message: Message[object], text: str) -> bytes:
@@ -87,11 +75,19 @@ def chunk(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+def event_chunk(message: Message[object], text: str) -> bytes:
+    return chunk(event(message, text))
+
+
 def websocket_object(message: Message[object], json_text: str) -> bytes:
     """Return the JSON object for a message, with the text as its data."""
     id_part = "" if message.id is None else f',"id":{json_of(message.id)}'
     event_part = "" if message.event is None else f',"event":{json_of(message.event)}'
     return f'{{"data":{json_text}{id_part}{event_part}}}'.encode()
+
+
+def websocket_object_frame(message: Message[object], json_text: str) -> bytes:
+    return text_frame(websocket_object(message, json_text))
 
 
 def gap_object(gap: Gap) -> bytes:
@@ -109,34 +105,59 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
+class Format(Generic[T]):
+    """A way to make bytes of a message, known by its identity.
+
+    Args:
+        frame: Makes the bytes of the message and its text.
+        default: Makes the text of a payload if there is no encoder.
+        encode: The user's encoder.
+    """
+
+    __slots__ = ("__weakref__", "_default", "_encode", "_frame")
+
+    def __init__(
+        self,
+        frame: Callable[[Message[T], str], bytes],
+        default: Encoder[T],
+        encode: Encoder[T] | None,
+    ) -> None:
+        self._frame = frame
+        self._default = default
+        self._encode = encode
+
+    def __call__(self, message: Message[T]) -> bytes:
+        if self._encode is None:
+            return self._frame(message, self._default(message.data))
+        return self._frame(message, check_text(self._encode(message.data)))
+
+
+_formats: WeakValueDictionary[object, Format[Any]] = WeakValueDictionary()
+
+
+def _shared(
+    frame: Callable[[Message[T], str], bytes], default: Encoder[T], encode: Encoder[T] | None
+) -> Format[T]:
+    """Return one and the same format as long as somebody uses it."""
+    return _formats.setdefault((frame, encode), Format(frame, default, encode))
+
+
+def check_text(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"the encoder returned {text!r}, which is no string")
+    return text
+
+
 def event_stream(encode: Encoder[T] | None, *, chunked: bool) -> Format[T]:
-    """Return the format of an event stream: one and the same for the same arguments."""
-    return _event_stream(encode, chunked)
+    """Return the format of an event stream."""
+    return _shared(event_chunk if chunked else event, text_of, encode)
 
 
 def websocket_json(encode: Encoder[T] | None) -> Format[T]:
-    """Return the format of WebSocket payloads: one and the same for the same encoder."""
-    return _websocket(encode, framed=False)
+    """Return the format of WebSocket payloads."""
+    return _shared(websocket_object, data_json, encode)
 
 
 def websocket_frame(encode: Encoder[T] | None) -> Format[T]:
-    """Return the format of whole WebSocket frames: one and the same for the same encoder."""
-    return _websocket(encode, framed=True)
-
-
-@lru_cache(SHARED_FORMATS)
-def _event_stream(encode: Encoder[Any] | None, chunked: bool) -> Format[Any]:
-    def render(message: Message[Any]) -> bytes:
-        body = event(message, encoded(message, encode, text_of))
-        return chunk(body) if chunked else body
-
-    return render
-
-
-@lru_cache(SHARED_FORMATS)
-def _websocket(encode: Encoder[Any] | None, *, framed: bool) -> Format[Any]:
-    def render(message: Message[Any]) -> bytes:
-        payload = websocket_object(message, encoded(message, encode, data_json))
-        return text_frame(payload) if framed else payload
-
-    return render
+    """Return the format of whole WebSocket frames."""
+    return _shared(websocket_object_frame, data_json, encode)

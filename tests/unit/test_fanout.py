@@ -12,7 +12,8 @@ import pytest
 from conftest import Logged
 from support import Direct, Plain, Told, balanced, eventually
 from tornadose import Batch, Gap, Message, PoisonedError, Policy, Subscriber
-from tornadose.fanout import FanOut, Lane, Limits
+from tornadose.fanout import FanOut
+from tornadose.lanes import Lane, Limits
 
 
 def fan_out(

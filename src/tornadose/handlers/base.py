@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, overload
 
@@ -12,7 +12,7 @@ from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 from typing_extensions import TypeVar
 
-from ..capabilities import resumes
+from ..capabilities import resumes, targets
 from ..checks import check_seconds, check_size
 from ..exceptions import StoreClosedError
 from ..messages import Message
@@ -51,6 +51,8 @@ class Options(Generic[T]):
     def __post_init__(self) -> None:
         if self.encode is not None and not callable(self.encode):
             raise TypeError(f"encode: {self.encode!r} is not callable")
+        if not isinstance(self.encode, Hashable):  # who share an encoder share its results
+            raise TypeError(f"encode: {self.encode!r} is not hashable")
         check_seconds("heartbeat", self.heartbeat, or_none=True)
         check_seconds("retry", self.retry, or_none=True, or_zero=True)
         check_seconds("write_timeout", self.write_timeout)
@@ -168,9 +170,13 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         """Take one message, and return when ready for the next. Override this."""
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
-        """Publish a payload to this subscriber alone, behind what it was given so far."""
+        """Queue a payload for this subscriber alone, behind what it has not taken yet.
+
+        A store that cannot do that is bypassed: the payload is published at once.
+        """
         message = Message(data, event=event)
-        await self.publish(message)
+        if not (targets(self.store) and await self.store.deliver(self, message)):
+            await self.publish(message)
         return message
 
     def released(self, reason: Released, /) -> None:

@@ -15,7 +15,8 @@ from typing_extensions import TypeVar
 
 from ..checks import check_seconds
 from ..exceptions import StoreClosedError
-from ..fanout import CANCELLATION, FanOut, Lane, Limits, Policy
+from ..fanout import CANCELLATION, FanOut
+from ..lanes import Lane, Limits, Policy
 from ..messages import Batch, Message
 from ..protocols import Subscriber
 from ..statistics import Statistics
@@ -141,8 +142,9 @@ class BaseStore(ABC, Generic[T]):
     async def broadcast(self, *messages: Message[T]) -> None:
         """Hand messages to every subscriber; `publish` calls it.
 
-        Returns when each has taken them or has them in its backlog. Cancelled, it may
-        have reached some of the subscribers.
+        Returns when each has taken them or has them in its backlog. Cancelled, it has
+        reached them all the same, but for those that ``"block"`` made it wait for: they
+        are told of a gap.
 
         Raises:
             TypeError: If one of them is no message.
@@ -152,6 +154,20 @@ class BaseStore(ABC, Generic[T]):
             check_message(message)
         self._check_loop()
         await self._fanout.broadcast(Batch(messages))
+
+    async def deliver(self, subscriber: Subscriber[T], message: Message[T], /) -> bool:
+        """Queue a message for one subscriber alone, behind what it has not taken yet.
+
+        Under ``"block"`` it waits for room. Cancelled then, the subscriber is told of a
+        gap. Returns false if the subscriber is not registered.
+
+        Raises:
+            TypeError: If it is no message.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        check_message(message)
+        self._check_loop()
+        return await self._fanout.deliver(subscriber, message)
 
     @property
     def subscribers(self) -> Sequence[Subscriber[T]]:

@@ -9,8 +9,8 @@ from typing_extensions import TypeVar
 
 from ..checks import check_size
 from ..exceptions import StoreFullError
-from ..fanout import Policy
 from ..history import History
+from ..lanes import Policy
 from ..messages import Batch, Message, check_cursor, check_event
 from ..protocols import Subscriber
 from .base import BaseStore, running_loop
