@@ -15,6 +15,7 @@ from .lanes import Policy
 from .messages import Batch, Gap, GapReason, Message
 from .protocols import (
     GapSubscriber,
+    LeavingSubscriber,
     NowaitSubscriber,
     Released,
     ReleasedSubscriber,
@@ -39,6 +40,7 @@ __all__ = (
     "GapError",
     "GapReason",
     "GapSubscriber",
+    "LeavingSubscriber",
     "Message",
     "NowaitSubscriber",
     "PoisonedError",

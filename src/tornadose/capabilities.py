@@ -6,6 +6,7 @@ from typing import TypeGuard, TypeVar
 
 from .protocols import (
     GapSubscriber,
+    LeavingSubscriber,
     NowaitSubscriber,
     ReleasedSubscriber,
     ResumableSource,
@@ -15,7 +16,7 @@ from .protocols import (
     TargetedStore,
 )
 
-__all__ = ("hears_gaps", "hears_release", "resumes", "takes_batches", "targets")
+__all__ = ("hears_gaps", "hears_release", "leaves_slowly", "resumes", "takes_batches", "targets")
 
 T = TypeVar("T")
 
@@ -33,6 +34,10 @@ def hears_gaps(subscriber: Subscriber[T]) -> TypeGuard[GapSubscriber[T]]:
 
 def hears_release(subscriber: Subscriber[T]) -> TypeGuard[ReleasedSubscriber[T]]:
     return _definer(subscriber, "released") is not None
+
+
+def leaves_slowly(subscriber: Subscriber[T]) -> TypeGuard[LeavingSubscriber[T]]:
+    return _definer(subscriber, "leaving") is not None
 
 
 def resumes(source: Source[T]) -> TypeGuard[ResumableSource[T]]:

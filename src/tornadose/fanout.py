@@ -13,7 +13,6 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Generic, TypeVar
 
-from .capabilities import hears_release
 from .lanes import Lane, Limits, Work, tell_release
 from .messages import Batch, Message
 from .protocols import Released, Subscriber
@@ -188,9 +187,11 @@ class FanOut(Generic[T]):
         task.add_done_callback(self._pumps.discard)
         return task
 
-    def forget(self, lane: Lane[T], leaving: bool) -> None:
-        """Count a released lane no longer, or as one whose subscriber says goodbye."""
+    def forget(self, lane: Lane[T]) -> None:
+        """Count a released lane no longer."""
         self._lanes.pop(id(lane.subscriber), None)
-        if leaving and hears_release(lane.subscriber):
-            self._leaving[id(lane.subscriber)] = lane
         self._left.set()
+
+    def await_leaving(self, lane: Lane[T]) -> None:
+        """Let `finish` wait until the subscriber of this released lane deregisters."""
+        self._leaving[id(lane.subscriber)] = lane

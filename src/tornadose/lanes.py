@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from .capabilities import hears_gaps, hears_release, takes_batches
+from .capabilities import hears_gaps, hears_release, leaves_slowly, takes_batches
 from .checks import check_seconds, check_size
 from .exceptions import PoisonedError
 from .history import Replay
@@ -177,8 +177,10 @@ class Lane(Generic[T]):
         if self.closed:
             return
         self.close()
-        self._fanout.forget(self, leaving=reason == "closed")
+        self._fanout.forget(self)
         tell_release(self.subscriber, reason)
+        if reason == "closed" and leaves_slowly(self.subscriber) and self.subscriber.leaving():
+            self._fanout.await_leaving(self)
 
     def close(self) -> None:
         """Begin no further delivery, and interrupt the one under way."""

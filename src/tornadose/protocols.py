@@ -13,6 +13,7 @@ from .messages import Batch, Gap, Message
 
 __all__ = (
     "GapSubscriber",
+    "LeavingSubscriber",
     "NowaitSubscriber",
     "Released",
     "ReleasedSubscriber",
@@ -72,9 +73,16 @@ class ReleasedSubscriber(Subscriber[T_contra], Protocol[T_contra]):
         ``overflow``, the backlog was full; ``failed``, `publish` raised or the store
         failed; ``timeout``, there was no room for `block_timeout` seconds, or the
         deadline of `aclose` has passed; ``closed``, the store was closed and everything
-        was delivered: `deregister` when the goodbye is said, as `aclose` waits for it;
-        ``limit``, the store has `max_subscribers` already.
+        was delivered; ``limit``, the store has `max_subscribers` already.
         """
+        ...
+
+
+class LeavingSubscriber(ReleasedSubscriber[T_contra], Protocol[T_contra]):
+    """A subscriber whose goodbye takes time, for which `aclose` waits."""
+
+    def leaving(self) -> bool:
+        """Tell, after `released`, whether it is not gone yet and will `deregister` then."""
         ...
 
 

@@ -146,5 +146,7 @@ class _Subscription(Generic[T]):
     def released(self, reason: Released, /) -> None:
         self._released = reason
         self._filled.set()
-        if not self._ready:
-            self._emptied()
+
+    def leaving(self) -> bool:
+        """Be gone when everything was taken."""
+        return bool(self._ready)

@@ -76,6 +76,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     _held: asyncio.Future[None] | None = None
     _subscribable = False
     _released: Released | None = None
+    _left = False
 
     def initialize(
         self,
@@ -187,6 +188,10 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         elif self._subscribable:
             self._say_goodbye(reason)
 
+    def leaving(self) -> bool:
+        """Tell whether the goodbye is still on its way to the client."""
+        return not self._left
+
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> asyncio.Future[None]:
         """Finish the response, as in Tornado, and leave the store."""
         try:
@@ -262,6 +267,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def _leave(self) -> None:
         """Deregister, and let the request end. Safe to call again."""
+        self._left = True
         store: Store[T] | None = getattr(self, "store", None)
         if store is not None:
             store.deregister(self)

@@ -24,7 +24,6 @@ class StreamingHandler(BaseHandler[T]):
 
     _connection: Connection | None = None
     _opening: asyncio.Event | None = None
-    _left = False
     _format: Format[T]
 
     async def publish(self, message: Message[T], /) -> None:
