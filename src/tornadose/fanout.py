@@ -90,11 +90,12 @@ class FanOut(Generic[T]):
     async def broadcast(self, batch: Batch[T], position: int | None = None) -> None:
         """Offer a batch to every lane, giving the event loop its turn every 10 ms.
 
-        Cancelled, it has offered the batch all the same, but waits for nobody's room:
-        whom ``block`` would have made it wait for is told of a gap.
+        Where it went into backlogs, these have a turn before the next batch. Cancelled,
+        it has offered the batch all the same, but waits for nobody's room: whom
+        ``block`` would have made it wait for is told of a gap.
 
         Args:
-            batch: What comes next.
+            batch: What comes next, no more than the limit of the backlogs.
             position: Of its last message, where that does not follow from the count.
         """
         async with self._turn:
@@ -106,6 +107,8 @@ class FanOut(Generic[T]):
             finally:
                 self._position = end
                 self._handed_on.set()
+            if self._pumps:
+                await asyncio.sleep(0)
 
     async def handed_on(self) -> None:
         """Wait until everything accepted was offered to the lanes."""

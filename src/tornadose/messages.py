@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar, overload
 
 from .exceptions import PoisonedError
@@ -21,7 +21,7 @@ _FORBIDDEN = re.compile("[\r\n\0]")
 
 
 class _Shared:
-    """Remembers one rendering per fmt, outside the fields that make up a value."""
+    """Remembers one rendering per format, outside the fields that make up a value."""
 
     __slots__ = ("_renderings",)
     _renderings: dict[object, bytes | Exception]
@@ -60,7 +60,7 @@ class Message(_Shared, Generic[T_co]):
         return type(self), (self.data, self.id, self.event)
 
     def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes:
-        """Return the message in this fmt, encoded at most once for all who share it.
+        """Return the message in this format, encoded at most once for all who share it.
 
         Raises:
             PoisonedError: If it cannot be encoded, which is logged the first time.
@@ -76,6 +76,14 @@ class Message(_Shared, Generic[T_co]):
         if isinstance(rendering, Exception):
             raise PoisonedError(f"message {self.id!r}: {rendering}") from rendering
         return rendering
+
+
+def _refuse(message: Message[object], name: str, value: object) -> None:
+    raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+# The one that dataclass makes raises TypeError for Message[int](1) on Python 3.11.
+setattr(Message, "__setattr__", _refuse)  # noqa: B010
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ class Batch(_Shared, Sequence[Message[T_co]]):
         return f"Batch({list(self._messages)!r})"
 
     def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes:
-        """Return all messages in this fmt, one after the other, joined at most once.
+        """Return all messages in this format, one after the other, joined at most once.
 
         Raises:
             PoisonedError: If one of them cannot be encoded.

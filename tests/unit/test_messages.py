@@ -48,6 +48,11 @@ def test_a_message_is_a_value() -> None:
         message.data = [2]  # type: ignore[misc]  # the point of the test
 
 
+def test_the_payload_type_can_be_written_out() -> None:
+    assert Message[int](1, "a-1") == Message(1, "a-1")
+    assert Batch[int]([Message[int](1)])[0].data == 1
+
+
 def test_copies_can_be_rendered() -> None:
     message = Message("x")
     message.render(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 from tornado.http1connection import HTTP1Connection
@@ -10,9 +11,12 @@ from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream
 from tornado.iostream import StreamClosedError as ConnectionClosed
 
-__all__ = ("Connection", "ConnectionClosed", "http1", "open_stream")
+__all__ = ("SLICE", "Connection", "ConnectionClosed", "http1", "open_stream")
+
+log = logging.getLogger("tornadose")
 
 SLICE = 65536  # bytes that the client must take within the write time limit
+INT_MAX = (1 << 31) - 1  # what a socket option can hold
 
 
 class Connection:
@@ -77,8 +81,9 @@ class Connection:
             self._turn = asyncio.Lock()
         async with self._turn:
             while self._stream.writing():
-                self._watch()
-                await asyncio.wait({self._stream.write(b"")})
+                flushed = self._stream.write(b"")
+                self._watch(flushed)
+                await asyncio.wait({flushed})
             if self._stream.closed():
                 raise ConnectionClosed(self._stream.error)
             self._send(data)
@@ -86,8 +91,7 @@ class Connection:
     def append(self, data: bytes) -> None:
         """Put the last bytes behind whatever still waits."""
         if not self._stream.closed():
-            self._stream.write(data)
-            self._watch()
+            self._hand_over(memoryview(data))
 
     def _send(self, data: bytes) -> None:
         try:
@@ -101,30 +105,35 @@ class Connection:
             self._hand_over(memoryview(data)[sent:])
 
     def _hand_over(self, rest: memoryview) -> None:
-        """Let the stream write what the socket refused, and watch its progress."""
+        """Let the stream write what the socket refused, slice by slice."""
         for start in range(0, len(rest), SLICE):
-            self._stream.write(rest[start : start + SLICE]).add_done_callback(self._progress)
-        self._watch()
+            self._watch(self._stream.write(rest[start : start + SLICE]))
 
-    def _progress(self, _: asyncio.Future[None]) -> None:
+    def _watch(self, written: asyncio.Future[None], slices: int = 1) -> None:
+        """Give the client the time limit for each slice, anew when this is written."""
+        if self._timer is None and self._stream.writing():
+            limit = self._write_timeout * slices
+            self._timer = asyncio.get_running_loop().call_later(limit, self._expire)
+        written.add_done_callback(self._progress)
+
+    def _progress(self, written: asyncio.Future[None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._watch()
+        if self._stream.writing():
+            self._timer = asyncio.get_running_loop().call_later(self._write_timeout, self._expire)
 
-    def _watch(self) -> None:
-        """Give the client its time to take what waits."""
-        if self._timer is None and self._stream.writing():
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._write_timeout, self._stream.close)
+    def _expire(self) -> None:
+        log.info("a client does not read; its connection is closed")
+        self._stream.close()
 
 
 def _tune(sock: socket.socket, write_timeout: float, send_buffer: int | None) -> None:
     """Let the kernel notice a client that has vanished, and buffer no more than asked."""
     if send_buffer is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(send_buffer, INT_MAX))
     if hasattr(socket, "TCP_USER_TIMEOUT") and sock.family in (socket.AF_INET, socket.AF_INET6):
-        milliseconds = max(1, round(write_timeout * 1000))
+        milliseconds = min(max(1, round(write_timeout * 1000)), INT_MAX)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 

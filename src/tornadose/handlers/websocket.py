@@ -14,7 +14,7 @@ from ..messages import Batch, Gap
 from ..protocols import Released
 from ..wire import gap_object, text_frame, websocket_frame, websocket_json
 from .base import Options
-from .connection import Connection, ConnectionClosed
+from .connection import SLICE, Connection, ConnectionClosed
 from .streaming import StreamingHandler
 
 __all__ = ("WebSocketSubscriber",)
@@ -123,7 +123,7 @@ class _CompressedConnection(_WebSocketConnection):
         except WebSocketClosedError as error:
             raise ConnectionClosed(error) from error
         written.add_done_callback(_retrieve)
-        self._watch()
+        self._watch(written, slices=-(-len(data) // SLICE))
 
 
 def _retrieve(written: asyncio.Future[None]) -> None:

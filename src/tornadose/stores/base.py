@@ -142,9 +142,9 @@ class BaseStore(ABC, Generic[T]):
     async def broadcast(self, *messages: Message[T]) -> None:
         """Hand messages to every subscriber; `publish` calls it.
 
-        Returns when each has taken them or has them in its backlog. Cancelled, it has
-        reached them all the same, but for those that ``"block"`` made it wait for: they
-        are told of a gap.
+        Returns when each has taken them or has them in its backlog. Cancelled, what it
+        has handed on has reached everybody all the same, but for those that ``"block"``
+        made it wait for: they are told of a gap.
 
         Raises:
             TypeError: If one of them is no message.
@@ -153,7 +153,9 @@ class BaseStore(ABC, Generic[T]):
         for message in messages:
             check_message(message)
         self._check_loop()
-        await self._fanout.broadcast(Batch(messages))
+        size = self._limits.backlog
+        for start in range(0, len(messages), size):
+            await self._fanout.broadcast(Batch(messages[start : start + size]))
 
     async def deliver(self, subscriber: Subscriber[T], message: Message[T], /) -> bool:
         """Queue a message for one subscriber alone, behind what it has not taken yet.

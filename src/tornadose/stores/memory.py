@@ -204,10 +204,10 @@ class QueueStore(BaseStore[T], Generic[T]):
             lane.replay(self._history.replay(after), after)
 
     async def publish(self) -> None:
-        """Hand on what is in the inbox, all that is ready at a time."""
+        """Hand on what is in the inbox: all that is ready, if a backlog can hold it."""
         while True:
             ready = [await self._inbox.get()]
-            while not self._inbox.empty():
+            while len(ready) < self._limits.backlog and not self._inbox.empty():
                 ready.append(self._inbox.get_nowait())
             self._room.set()
             await self._fanout.broadcast(Batch(ready))

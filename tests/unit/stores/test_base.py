@@ -283,3 +283,17 @@ async def test_submit_from_a_second_thread_goes_through_the_loop() -> None:
         assert subscriber.got == list(range(100))
         assert len(errors) == 1
         assert "run_coroutine_threadsafe" in str(errors[0])
+
+
+@pytest.mark.parametrize("backlog", [1, 7, 1024])
+async def test_a_healthy_subscriber_survives_any_burst(backlog: int) -> None:
+    async with QueueStore[int](backlog=backlog) as store, Mailbox(backlog=backlog) as mailbox:
+        plain, letters = Plain[int](), Plain[str]()
+        store.register(plain)
+        mailbox.register(letters)
+        for number in range(5000):
+            await store.submit(number)
+        await mailbox.broadcast(*[Message(str(number)) for number in range(3000)])
+        await eventually(lambda: len(plain.got) == 5000 and len(letters.got) == 3000)
+        assert plain.got == list(range(5000))
+        assert letters.got == [str(number) for number in range(3000)]
