@@ -50,6 +50,11 @@ class FanOut(Generic[T]):
     def subscribers(self) -> tuple[Subscriber[T], ...]:
         return tuple(lane.subscriber for lane in self._lanes.values())
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether something accepted was not offered, or something offered is pending."""
+        return self._position < self.accepted or self.books.pending > 0
+
     def statistics(self) -> Statistics:
         return Statistics(
             subscribers=len(self._lanes),

@@ -259,7 +259,10 @@ class Lane(Generic[T]):
             await self._read_history(work)
             await self._empty_backlog(work)
         except asyncio.CancelledError as error:
-            self._fail(error)
+            if _is_cancelled():
+                self.release("failed")
+            else:
+                self._fail(error)
             raise
         except Exception as error:
             self._fail(error)
@@ -352,6 +355,12 @@ class Lane(Generic[T]):
         else:
             log.error("publishing to %r failed", self.subscriber, exc_info=error)
             self.release("failed")
+
+
+def _is_cancelled() -> bool:
+    """Tell whether somebody cancels this task, rather than a subscriber raising so."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def tell_release(subscriber: Subscriber[T], reason: Released) -> None:

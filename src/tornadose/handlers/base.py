@@ -231,6 +231,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         cursor = self._cursor()
         try:
             if cursor and resumes(self.store):
+                self.store.deregister(self)  # a subclass may have registered before
                 self.store.resume(self, cursor)
             else:
                 if cursor:

@@ -1,0 +1,311 @@
+"""DataStore and QueueStore."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from conftest import Logged
+from support import Direct, Plain, Told, balanced, eventually
+from tornadose import DataStore, Gap, Message, QueueStore, StoreClosedError, StoreFullError
+
+
+async def test_p1_every_subscriber_sees_the_messages_in_the_order_of_acceptance() -> None:
+    async with QueueStore[int]() as store:
+        plain, direct = Plain[int](), Direct[int]()
+        store.register(plain)
+        store.register(direct)
+        for number in range(500):
+            await store.submit(number)
+        await eventually(lambda: len(plain.got) == len(direct.got) == 500)
+        assert plain.got == direct.got == list(range(500))
+        assert plain.messages == direct.messages
+        assert balanced(store.statistics())
+
+
+async def test_p2_registering_is_the_fence() -> None:
+    async with QueueStore[int]() as store:
+        early, late = Plain[int](), Plain[int]()
+        store.register(early)
+        await store.submit(1)
+        store.register(late)
+        await store.submit(2)
+        store.deregister(early)
+        await store.submit(3)
+        await eventually(lambda: late.got == [2, 3])
+        assert early.got == []
+
+
+async def test_what_is_ready_together_is_one_batch() -> None:
+    async with QueueStore[int]() as store:
+        direct = Direct[int]()
+        store.register(direct)
+        for number in range(10):
+            await store.submit(number)
+        await eventually(lambda: direct.got == list(range(10)))
+        assert len(direct.batches) == 1
+
+
+async def test_p4_a_full_inbox_makes_submit_wait_and_submit_nowait_raise() -> None:
+    async with QueueStore[int](inbox=2) as store:
+        store.submit_nowait(1)
+        store.submit_nowait(2)
+        with pytest.raises(StoreFullError, match="2 unpublished messages"):
+            store.submit_nowait(3)
+        assert store.statistics().submitted == 2
+        assert (await asyncio.wait_for(store.submit(3), 5)).data == 3
+
+
+async def test_p1_those_who_wait_for_the_inbox_are_accepted_in_turn() -> None:
+    async with QueueStore[int](inbox=1) as store:
+        plain = Plain[int]()
+        store.register(plain)
+        await asyncio.gather(*(store.submit(number) for number in range(50)))
+        await eventually(lambda: plain.got == list(range(50)))
+
+
+async def test_p6_a_cancelled_submit_was_not_accepted() -> None:
+    async with QueueStore[int](inbox=1) as store:
+        plain = Plain[int]()
+        store.register(plain)
+        store.submit_nowait(1)
+        waiting = [asyncio.create_task(store.submit(number)) for number in (2, 3, 4)]
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        await asyncio.wait(waiting)
+        await eventually(lambda: plain.got == [1, 2, 4])
+        assert store.statistics().submitted == 3
+
+
+async def test_closing_tells_those_who_wait_for_the_inbox(logged: Logged) -> None:
+    store = QueueStore[int](inbox=1, backlog=1, policy="block", block_timeout=60)
+    stalled = Told[int]()
+    stalled.running.clear()
+    store.register(stalled)
+    waiting = [asyncio.create_task(store.submit(number)) for number in range(9)]
+    await eventually(lambda: store.statistics().pending == 3)
+    await store.aclose(timeout=0.05)
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Message] * 4 + [StoreClosedError] * 5
+    assert stalled.events == ["timeout"]
+    logged.take("closed before everybody had everything")
+
+
+@pytest.mark.parametrize("event", ["", "gap", "a\nb"])
+async def test_a_bad_event_is_refused_and_nothing_is_accepted(event: str) -> None:
+    async with QueueStore[int](history=1, inbox=1) as queue, DataStore(0) as data:
+        queue.submit_nowait(1)
+        for refused in (queue.submit, data.submit):
+            with pytest.raises(ValueError, match="event: "):
+                await asyncio.wait_for(refused(2, event=event), 1)
+        with pytest.raises(ValueError, match="event: "):
+            data.submit_nowait(2, event=event)
+        with pytest.raises(TypeError, match="event: expected a string, not 7"):
+            await queue.submit(2, event=7)  # type: ignore[arg-type]
+        assert (queue.statistics().submitted, data.data) == (1, 0)
+        last = (await queue.submit(2)).id or ""
+        assert last.endswith("-2")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"history": -1}, ValueError),
+        ({"inbox": 0}, ValueError),
+        ({"backlog": 0}, ValueError),
+        ({"policy": "none"}, ValueError),
+        ({"block_timeout": float("nan")}, ValueError),
+        ({"history": "9"}, TypeError),
+        ({"max_subscribers": 1.5}, TypeError),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    options: dict[str, object], error: type[Exception]
+) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(error, match=f"{name}: .*{value!r}"):
+        QueueStore[int](**options)  # type: ignore[arg-type]
+
+
+async def test_p8_resuming_is_what_came_after_and_then_the_live_messages() -> None:
+    async with QueueStore[int](history=1000) as store:
+        ids = [(await store.submit(number)).id or "" for number in range(300)]
+        back = Told[int]()
+        store.resume(back, ids[9])
+        for number in range(300, 310):
+            await store.submit(number)
+        await eventually(lambda: back.events == list(range(10, 310)))
+        books = store.statistics()
+        assert (books.resumed, books.offered, books.delivered) == (1, 300, 300)
+
+
+async def test_p8_a_slow_replay_does_not_count_against_the_backlog() -> None:
+    async with QueueStore[int](history=1000, backlog=1, policy="disconnect") as store:
+        ids = [(await store.submit(number)).id or "" for number in range(200)]
+        back = Told[int]()
+        back.running.clear()
+        store.resume(back, ids[0])
+        for number in range(200, 400):
+            await store.submit(number)
+        back.running.set()
+        await eventually(lambda: back.events == list(range(1, 400)))
+
+
+@pytest.mark.parametrize(
+    ("cursor", "gap"),
+    [("rubbish", Gap("unknown")), ("0123456789ab-7", Gap("restarted", "0123456789ab-7"))],
+)
+async def test_p8_an_id_that_cannot_be_used_is_a_gap(cursor: str, gap: Gap) -> None:
+    async with QueueStore[int]() as store:
+        await store.submit(1)
+        back = Told[int]()
+        store.resume(back, cursor)
+        await store.submit(2)
+        await eventually(lambda: back.events == [gap, 2])
+
+
+async def test_an_empty_id_is_none_and_another_type_is_refused() -> None:
+    async with QueueStore[int]() as store:
+        await store.submit(1)
+        back = Told[int]()
+        store.resume(back, "")
+        await store.submit(2)
+        await eventually(lambda: back.events == [2])
+        with pytest.raises(TypeError, match="after: expected a string, not None"):
+            store.resume(Told[int](), None)  # type: ignore[arg-type]
+
+
+async def test_data_store_a_new_subscriber_gets_the_current_value_at_once_and_once() -> None:
+    async with DataStore(1) as store:
+        direct, plain = Direct[int](), Plain[int]()
+        store.register(direct)
+        assert direct.got == [1]
+        await store.submit(2)
+        store.register(plain)
+        await store.submit(3)
+        await eventually(lambda: direct.got == [1, 2, 3] and plain.got == [2, 3])
+        assert [message.id for message in direct.messages] == [None, None, None]
+
+
+async def test_data_store_without_a_value_begins_with_nothing() -> None:
+    async with DataStore[int]() as store:
+        direct = Direct[int]()
+        store.register(direct)
+        assert (store.data, direct.got) == (None, [])
+        store.data = 7
+        await eventually(lambda: direct.got == [7])
+        assert store.data == 7
+
+
+async def test_data_store_a_slow_subscriber_skips_to_the_newest_without_a_gap() -> None:
+    async with DataStore[int]() as store:
+        slow, fast = Told[int](), Direct[int]()
+        slow.running.clear()
+        store.register(slow)
+        store.register(fast)
+        for number in range(100):
+            await store.submit(number)
+        await eventually(lambda: fast.got == list(range(100)))
+        slow.running.set()
+        await eventually(lambda: slow.events == [0, 99])
+        assert balanced(store.statistics())
+
+
+async def test_data_store_who_does_nothing_but_submit_lets_the_others_have_their_turn() -> None:
+    async with DataStore[int]() as store:
+        plain = Plain[int]()
+        store.register(plain)
+        for number in range(100):
+            await store.submit(number)
+        await eventually(lambda: plain.got[-1] == 99)
+        assert plain.got == list(range(100))
+
+
+async def test_data_store_the_event_belongs_to_the_value() -> None:
+    async with DataStore[int]() as store:
+        await store.submit(1, event="tick")
+        plain = Plain[int]()
+        store.register(plain)
+        await eventually(lambda: plain.messages == [Message(1, event="tick")])
+
+
+async def test_data_store_the_value_can_be_falsy() -> None:
+    async with DataStore(0) as store, DataStore[int | None]() as nothing:
+        direct = Direct[int]()
+        store.register(direct)
+        assert direct.got == [0]
+        nothing.submit_nowait(None)
+        maybe = Direct[int | None]()
+        nothing.register(maybe)
+        assert maybe.got == [None]
+
+
+async def test_data_store_the_last_value_is_delivered_before_closing() -> None:
+    store = DataStore[int]()
+    plain = Told[int]()
+    store.register(plain)
+    store.data = 7
+    await store.aclose()
+    assert plain.events == [7, "closed"]
+    with pytest.raises(StoreClosedError):
+        store.data = 8
+
+
+def test_data_store_a_value_can_be_set_before_and_between_loops() -> None:
+    store = DataStore(1)
+    store.data = 2
+
+    async def first() -> list[int]:
+        direct = Direct[int]()
+        store.register(direct)
+        await store.submit(3)
+        await eventually(lambda: len(direct.got) == 2)
+        return direct.got
+
+    assert asyncio.run(first()) == [2, 3]
+    assert store.data == 3
+    assert asyncio.run(first()) == [1, 3]
+    store.data = 4
+    assert asyncio.run(first()) == [4, 3]
+
+
+def test_queue_store_ids_differ_after_a_restart() -> None:
+    store = QueueStore[int]()
+
+    async def use(after: str | None) -> tuple[str, list[object]]:
+        told = Told[int]()
+        if after is not None:
+            store.resume(told, after)
+        message = await store.submit(1)
+        await eventually(lambda: after is None or len(told.events) == 2)
+        await store.aclose()
+        return message.id or "", list(told.events)
+
+    first, _ = asyncio.run(use(None))
+    second, events = asyncio.run(use(first))
+    assert first.split("-")[0] != second.split("-")[0]
+    assert events == [Gap("restarted", first), 1, "closed"]
+
+
+def test_starting_afresh_says_that_something_was_lost(logged: Logged) -> None:
+    store = QueueStore[int](backlog=1, policy="block", block_timeout=60)
+
+    async def leave() -> None:
+        stalled = Plain[int]()
+        stalled.running.clear()
+        store.register(stalled)
+        for number in range(6):
+            store.submit_nowait(number)
+        await eventually(lambda: store.statistics().pending == 3)
+
+    async def use() -> None:
+        assert store.statistics().submitted == 6
+        store.submit_nowait(3)
+        assert store.statistics().submitted == 1
+        await store.aclose()
+
+    asyncio.run(leave())
+    logged.take("failed")
+    asyncio.run(use())
+    logged.take("starts afresh")
