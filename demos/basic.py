@@ -19,4 +19,4 @@ PeriodicCallback(lambda: store.submit(random.random()), 1000).start()
 try:
     loop.start()
 except KeyboardInterrupt:
-    loop.run_sync(store.aclose)
+    loop.run_sync(store.aclose)  # pyright: ignore[reportUnknownMemberType]

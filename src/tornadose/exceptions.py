@@ -58,7 +58,7 @@ class GapError(TornadoseError):
 
     def __init__(self, gap: Gap) -> None:
         super().__init__(gap)
-        self.gap = gap
+        self.gap: Gap = gap
 
     def __str__(self) -> str:
         return f"messages after {self.gap.after!r} were missed: {self.gap.reason}"
@@ -73,7 +73,7 @@ class ReleasedError(TornadoseError):
 
     def __init__(self, reason: Released) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason: Released = reason
 
     def __str__(self) -> str:
         return f"the store released this subscription: {self.reason}"

@@ -95,9 +95,9 @@ class FanOut(Generic[T]):
     async def broadcast(self, batch: Batch[T], position: int | None = None) -> None:
         """Offer a batch to every lane, giving the event loop its turn every 10 ms.
 
-        Where it went into backlogs, these have a turn before the next batch. Cancelled,
-        it has offered the batch all the same, but waits for nobody's room: whom
-        ``block`` would have made it wait for is told of a gap.
+        Where it went into backlogs, these have a turn before the next batch. Cancelled
+        once its own turn has come, it has offered the batch all the same, but waits for
+        nobody's room: whom ``block`` would have made it wait for is told of a gap.
 
         Args:
             batch: What comes next, no more than the limit of the backlogs.

@@ -99,7 +99,7 @@ class HistoryReplay(Generic[T]):
         history = self._history
         hole: GapReason | None = self._hole
         if self._position < history.first - 1:
-            hole = "expired"
+            hole = hole or "expired"
             self._position = history.first - 1
         messages = history.page(self._position)
         self._position += len(messages)

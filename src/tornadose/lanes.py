@@ -292,22 +292,29 @@ class Lane(Generic[T]):
         queue = self._queue()
         at_once = 1 if self._nowait is None else PAGE
         while not self.closed:
-            hole, self._hole_ahead = self._hole_ahead, None
-            if hole is None and queue.empty():
-                hole, self._hole_behind = self._hole_behind, None
-                if hole is None:
-                    return
-            if hole is not None:
+            if self._hole_ahead is None and queue.empty():
+                self._hole_ahead, self._hole_behind = self._hole_behind, None
+            if self._hole_ahead is not None:
+                hole, self._hole_ahead = self._hole_ahead, None
                 await self._tell(hole)
-            run: deque[Message[T]] = deque()
-            for hole, message in [queue.get_nowait() for _ in range(min(at_once, queue.qsize()))]:
-                if hole is not None:
-                    await self._deliver(run)
-                    await self._tell(hole)
-                run.append(message)
-            await self._deliver(run)
+            elif queue.empty():
+                return
+            else:
+                await self._deliver_run(
+                    [queue.get_nowait() for _ in range(min(at_once, queue.qsize()))]
+                )
             if work.enough():
                 await work.rest()
+
+    async def _deliver_run(self, items: list[tuple[GapReason | None, Message[T]]]) -> None:
+        """Deliver what was taken out of the backlog, each hole where it stands."""
+        run: deque[Message[T]] = deque()
+        for hole, message in items:
+            if hole is not None:
+                await self._deliver(run)
+                await self._tell(hole)
+            run.append(message)
+        await self._deliver(run)
 
     async def _deliver(self, messages: deque[Message[T]]) -> None:
         """Deliver messages that count as waiting, together if the subscriber can."""

@@ -25,7 +25,7 @@ T = TypeVar("T", default=Any)
 P = TypeVar("P")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options(Generic[T]):
     """What a handler can be told besides its store.
 
@@ -78,22 +78,18 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     _released: Released | None = None
     _left = False
 
-    def initialize(
-        self,
-        store: Store[T],
-        *,
-        encode: Callable[[T], str] | None = None,
-        heartbeat: float | None = 15.0,
-        retry: float | None = None,
-        write_timeout: float = 30.0,
-        send_buffer: int | None = None,
-    ) -> None:
-        """Take the store and the `Options` from the URL table.
+    def initialize(self, store: Store[T], *args: Any, **options: Any) -> None:
+        """Take the store and the `Options`, by keyword, from the URL table.
 
-        A subclass that overrides this calls it with ``super()``, or sets ``self.store``.
+        A subclass may override this with arguments of its own; it calls it with
+        ``super()``, or sets ``self.store``.
+
+        Raises:
+            TypeError: If an option is unknown, or of the wrong type.
+            ValueError: If one is out of range.
         """
         self.store = store
-        self._options = Options(encode, heartbeat, retry, write_timeout, send_buffer)
+        self._options = Options(*args, **options)
 
     @overload
     @classmethod
@@ -152,14 +148,14 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             TypeError: If an option is of the wrong type.
             ValueError: If one is out of range.
         """
-        options = {
+        options: dict[str, Any] = {
             "encode": encode,
             "heartbeat": heartbeat,
             "retry": retry,
             "write_timeout": write_timeout,
             "send_buffer": send_buffer,
         }
-        Options(encode, heartbeat, retry, write_timeout, send_buffer)
+        Options(**options)
         return URLSpec(pattern, cls, {"store": store, **options}, name)
 
     async def get(self, *args: str, **kwargs: str) -> None:

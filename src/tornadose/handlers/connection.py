@@ -48,26 +48,16 @@ class Connection:
         return self._stream.writing()
 
     @property
-    def closed(self) -> bool:
-        return self._stream.closed()
+    def ready(self) -> bool:
+        """Whether bytes can go straight to the socket, and nobody else's turn it is."""
+        stream = self._stream
+        return not (
+            stream.writing() or stream.closed() or (self._turn is not None and self._turn.locked())
+        )
 
     def abort(self) -> None:
         """Close the socket, whatever still waits."""
         self._stream.close()
-
-    def write_nowait(self, data: bytes) -> bool:
-        """Take the bytes, or refuse them while earlier ones wait.
-
-        Raises:
-            ConnectionClosed: If the client is gone.
-        """
-        stream = self._stream
-        if stream.closed():
-            raise ConnectionClosed(stream.error)
-        if stream.writing() or (self._turn is not None and self._turn.locked()):
-            return False
-        self._send(data)
-        return True
 
     async def write(self, data: bytes) -> None:
         """Take the bytes as soon as those of earlier calls are with the socket.
@@ -86,14 +76,19 @@ class Connection:
                 await asyncio.wait({flushed})
             if self._stream.closed():
                 raise ConnectionClosed(self._stream.error)
-            self._send(data)
+            self.send(data)
 
     def append(self, data: bytes) -> None:
         """Put the last bytes behind whatever still waits."""
         if not self._stream.closed():
             self._hand_over(memoryview(data))
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
+        """Take the bytes at once; only for a connection that is `ready`.
+
+        Raises:
+            ConnectionClosed: If the client is gone.
+        """
         try:
             sent = self._stream.write_to_fd(memoryview(data))
         except BlockingIOError:

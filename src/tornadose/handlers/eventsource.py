@@ -78,11 +78,11 @@ class EventSource(StreamingHandler[T]):
         return chunk(body) if self._chunked else body
 
     def _beat(self) -> None:
-        try:
-            if self._connection is not None:
-                self._connection.write_nowait(self._framed(COMMENT))
-        except ConnectionClosed:
-            self._leave()
+        if self._connection is not None and self._connection.ready:
+            try:
+                self._connection.send(self._framed(COMMENT))
+            except ConnectionClosed:
+                self._leave()
 
     def _say_goodbye(self, reason: Released) -> None:
         """End the stream; who leaves with many others comes back at a time of its own."""

@@ -46,14 +46,15 @@ class StreamingHandler(BaseHandler[T]):
     def publish_nowait(self, batch: Batch[T], /) -> bool:
         """Write all messages to the socket, or none while earlier bytes wait."""
         connection = self._connection
-        if connection is None:
+        if connection is None or not connection.ready:
             return False
         rendering = batch.render(self._format)
         try:
-            return connection.write_nowait(rendering)
+            connection.send(rendering)
         except ConnectionClosed:
             self._leave()
             raise
+        return True
 
     @abstractmethod
     def _render_gap(self, gap: Gap) -> bytes: ...
@@ -87,7 +88,7 @@ class StreamingHandler(BaseHandler[T]):
 
     def _cannot_resume(self) -> None:
         if self._connection is not None:
-            self._connection.write_nowait(self._render_gap(Gap("unknown")))
+            self._connection.append(self._render_gap(Gap("unknown")))
 
     def _abort(self) -> None:
         if self._connection is not None:

@@ -106,10 +106,10 @@ class _WebSocketConnection(Connection):
         super().__init__(stream, options.write_timeout, options.send_buffer)
         self._protocol = protocol
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         if self._protocol.is_closing():
             raise ConnectionClosed
-        super()._send(data)
+        super().send(data)
 
 
 class _CompressedConnection(_WebSocketConnection):
@@ -117,7 +117,7 @@ class _CompressedConnection(_WebSocketConnection):
 
     __slots__ = ()
 
-    def _send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         try:
             written = self._protocol.write_message(data)
         except WebSocketClosedError as error:

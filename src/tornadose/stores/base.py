@@ -142,9 +142,9 @@ class BaseStore(ABC, Generic[T]):
     async def broadcast(self, *messages: Message[T]) -> None:
         """Hand messages to every subscriber; `publish` calls it.
 
-        Returns when each has taken them or has them in its backlog. Cancelled, what it
-        has handed on has reached everybody all the same, but for those that ``"block"``
-        made it wait for: they are told of a gap.
+        Returns when each has taken them or has them in its backlog. Two at a time take
+        turns. Cancelled, what it has begun to hand on reaches everybody all the same, but
+        for those that ``"block"`` made it wait for: they are told of a gap.
 
         Raises:
             TypeError: If one of them is no message.
@@ -277,11 +277,8 @@ class BaseStore(ABC, Generic[T]):
         self._check_loop()
 
     def _restart(self) -> None:
-        pending = self._fanout.statistics().pending
-        if pending:
-            log.warning(
-                "%r starts afresh, with %d deliveries lost in a closed loop", self, pending
-            )
+        if not self._closed and self._fanout.unfinished:
+            log.warning("%r starts afresh; its loop was closed before everything arrived", self)
         self._begin()
 
     def _open(self) -> None:

@@ -65,7 +65,8 @@ class DataStore(BaseStore[T], Generic[T]):
         value of a loop that does nothing else. Cancelled, it has changed nothing.
 
         Raises:
-            TypeError, ValueError: If the event is no usable name.
+            TypeError: If the event is no string.
+            ValueError: If it is no usable name.
             StoreClosedError: If the store is closed.
             RuntimeError: In a thread or event loop that is not the store's.
         """
@@ -156,7 +157,8 @@ class QueueStore(BaseStore[T], Generic[T]):
         Cancelled or failed, it has accepted nothing.
 
         Raises:
-            TypeError, ValueError: If the event is no usable name.
+            TypeError: If the event is no string.
+            ValueError: If it is no usable name.
             StoreClosedError: If the store is closed, also while this waits.
             RuntimeError: In a thread or event loop that is not the store's.
         """
@@ -173,7 +175,8 @@ class QueueStore(BaseStore[T], Generic[T]):
 
         Raises:
             StoreFullError: If the inbox is full; nothing was accepted.
-            TypeError, ValueError: If the event is no usable name.
+            TypeError: If the event is no string.
+            ValueError: If it is no usable name.
             StoreClosedError: If the store is closed.
             RuntimeError: In a thread or event loop that is not the store's.
         """

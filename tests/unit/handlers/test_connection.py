@@ -1,0 +1,115 @@
+"""Writes on a real pair of sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+from tornado.httputil import HTTPServerRequest, RequestStartLine
+from tornado.iostream import IOStream
+
+from support import eventually
+from tornadose.handlers.connection import Connection, ConnectionClosed, http1
+
+MEGABYTE = bytes(range(256)) * 4096
+
+
+@asynccontextmanager
+async def pair(write_timeout: float = 30.0) -> AsyncGenerator[tuple[Connection, socket.socket]]:
+    server, client = socket.socketpair()
+    client.setblocking(False)
+    stream = IOStream(server)
+    try:
+        yield Connection(stream, write_timeout, send_buffer=16384), client
+    finally:
+        client.close()
+        stream.close()
+
+
+async def receive(client: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        data += await asyncio.get_running_loop().sock_recv(client, 65536)
+    return bytes(data)
+
+
+async def test_what_the_socket_takes_is_written_at_once() -> None:
+    async with pair() as (connection, client):
+        assert connection.ready
+        connection.send(b"abc")
+        assert client.recv(10) == b"abc"
+        assert not connection.writing
+
+
+async def test_what_the_socket_refuses_is_written_later_and_nothing_comes_between() -> None:
+    async with pair() as (connection, client):
+        connection.send(MEGABYTE)
+        assert connection.writing
+        assert not connection.ready
+        waiting = [asyncio.create_task(connection.write(b"%d" % n)) for n in range(10)]
+        await asyncio.sleep(0)
+        assert not connection.ready
+        assert await receive(client, len(MEGABYTE) + 10) == MEGABYTE + b"0123456789"
+        await asyncio.gather(*waiting)
+        assert connection.ready
+
+
+async def test_a_cancelled_write_has_written_nothing() -> None:
+    async with pair() as (connection, client):
+        connection.send(MEGABYTE)
+        waiting = [asyncio.create_task(connection.write(b"%d" % n)) for n in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        waiting[1].cancel()
+        assert await receive(client, len(MEGABYTE) + 1) == MEGABYTE + b"2"
+        await asyncio.wait(waiting)
+
+
+async def test_last_bytes_stand_behind_what_waits() -> None:
+    async with pair() as (connection, client):
+        connection.send(MEGABYTE)
+        connection.append(b"end")
+        assert await receive(client, len(MEGABYTE) + 3) == MEGABYTE + b"end"
+        connection.abort()
+        connection.append(b"nobody")
+
+
+async def test_p4_who_does_not_read_is_let_go_after_the_time_limit() -> None:
+    async with pair(write_timeout=0.1) as (connection, _):
+        connection.send(MEGABYTE)
+        with pytest.raises(ConnectionClosed):
+            await connection.write(b"never")
+        assert not connection.ready
+        with pytest.raises(ConnectionClosed):
+            await connection.write(b"never")
+
+
+async def test_who_reads_slowly_is_not_let_go() -> None:
+    async with pair(write_timeout=0.2) as (connection, client):
+        connection.send(MEGABYTE)
+        data = bytearray()
+        began = asyncio.get_running_loop().time()
+        while len(data) < len(MEGABYTE):
+            data += await receive(client, min(60000, len(MEGABYTE) - len(data)))
+            await asyncio.sleep(0.04)
+        assert asyncio.get_running_loop().time() - began > 0.4
+        assert bytes(data) == MEGABYTE
+        await eventually(lambda: not connection.writing)
+        assert connection.ready
+
+
+async def test_who_has_left_is_noticed_by_writing() -> None:
+    async with pair() as (connection, client):
+        client.close()
+        with pytest.raises(ConnectionClosed):
+            connection.send(b"abc")
+        assert not connection.ready
+
+
+async def test_another_server_than_tornados_is_refused() -> None:
+    request = HTTPServerRequest(start_line=RequestStartLine("GET", "/", "HTTP/1.0"))
+    with pytest.raises(TypeError, match="expected Tornado's HTTP1Connection, not None"):
+        http1(request)
