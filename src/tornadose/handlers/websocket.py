@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol
 from typing_extensions import TypeVar
 
@@ -16,6 +15,9 @@ from ..wire import gap_object, text_frame, websocket_frame, websocket_json
 from .base import Options
 from .connection import SLICE, Connection, ConnectionClosed
 from .streaming import StreamingHandler
+
+if TYPE_CHECKING:
+    from tornado.iostream import IOStream
 
 __all__ = ("WebSocketSubscriber",)
 
