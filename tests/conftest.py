@@ -78,6 +78,9 @@ def _open_files() -> set[str]:
 @pytest.fixture(autouse=True)
 async def _nothing_left(anyio_backend: object, logged: Logged) -> AsyncIterator[None]:
     """Fail the test for tasks, sockets and files that outlive it."""
+    # Let uvloop open now what it opens with its first server, and keeps.
+    (server := await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)).close()
+    await server.wait_closed()
     tasks, files = _tasks(), _open_files()
     yield
 

@@ -301,19 +301,21 @@ class Lane(Generic[T]):
                 return
             else:
                 await self._deliver_run(
-                    [queue.get_nowait() for _ in range(min(at_once, queue.qsize()))]
+                    deque(queue.get_nowait() for _ in range(min(at_once, queue.qsize())))
                 )
             if work.enough():
                 await work.rest()
 
-    async def _deliver_run(self, items: list[tuple[GapReason | None, Message[T]]]) -> None:
+    async def _deliver_run(self, items: deque[tuple[GapReason | None, Message[T]]]) -> None:
         """Deliver what was taken out of the backlog, each hole where it stands."""
         run: deque[Message[T]] = deque()
-        for hole, message in items:
+        while items:
+            hole, message = items.popleft()
             if hole is not None:
                 await self._deliver(run)
                 await self._tell(hole)
             run.append(message)
+            del message  # or it would outlive its delivery here
         await self._deliver(run)
 
     async def _deliver(self, messages: deque[Message[T]]) -> None:

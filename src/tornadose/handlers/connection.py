@@ -31,9 +31,10 @@ class Connection:
         send_buffer: Size of the socket's send buffer, in bytes; ``None`` is the system's.
     """
 
-    __slots__ = ("_stream", "_timer", "_turn", "_write_timeout")
+    __slots__ = ("_ended", "_stream", "_timer", "_turn", "_write_timeout")
 
     def __init__(self, stream: IOStream, write_timeout: float, send_buffer: int | None) -> None:
+        self._ended = False
         self._stream = stream
         self._write_timeout = write_timeout
         self._turn: asyncio.Lock | None = None
@@ -55,6 +56,10 @@ class Connection:
             stream.writing() or stream.closed() or (self._turn is not None and self._turn.locked())
         )
 
+    def end(self) -> None:
+        """Take no more bytes: the response is complete."""
+        self._ended = True
+
     def abort(self) -> None:
         """Close the socket, whatever still waits."""
         self._stream.close()
@@ -74,7 +79,7 @@ class Connection:
                 flushed = self._stream.write(b"")
                 self._watch(flushed)
                 await asyncio.wait({flushed})
-            if self._stream.closed():
+            if self._stream.closed() or self._ended:
                 raise ConnectionClosed(self._stream.error)
             self.send(data)
 

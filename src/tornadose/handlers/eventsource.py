@@ -67,6 +67,8 @@ class EventSource(StreamingHandler[T]):
         self.flush()
 
     def _finishing(self, flushed: asyncio.Future[None]) -> None:
+        if self._connection is not None:
+            self._connection.end()
         super()._finishing(flushed)
         if self._streaming and not self._chunked:  # the end of the connection is the end
             flushed.add_done_callback(lambda _: self._abort())

@@ -174,6 +174,8 @@ class BaseStore(ABC, Generic[T]):
     @property
     def subscribers(self) -> Sequence[Subscriber[T]]:
         """Whoever is registered now, in the order of registration."""
+        if self._loop is not None and self._loop.is_closed():
+            return ()
         return self._fanout.subscribers
 
     def statistics(self) -> Statistics:
