@@ -46,17 +46,11 @@ async def test_many_that_began_together_are_spread_over_the_interval() -> None:
 
 async def test_without_members_there_is_no_timer() -> None:
     heart, one = Heartbeat(60), Beating()
-    loop = asyncio.get_running_loop()
-    timers: list[asyncio.TimerHandle] = []
     heart.add(one.beat)
-    timer = vars(heart)["_timer"]
-    assert isinstance(timer, asyncio.TimerHandle)
-    timers.append(timer)
+    assert vars(heart)["_timer"] is not None
     heart.remove(one.beat)
     heart.remove(one.beat)
-    assert timers[0].cancelled()
     assert vars(heart)["_timer"] is None
-    assert loop.time() < timers[0].when()
 
 
 async def test_a_beat_may_remove_itself_and_others() -> None:
