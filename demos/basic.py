@@ -15,8 +15,10 @@ app.listen(9000)
 print("curl -N http://localhost:9000", flush=True)
 
 loop = IOLoop.instance()
-PeriodicCallback(lambda: store.submit(random.random()), 1000).start()
+ticks = PeriodicCallback(lambda: store.submit(random.random()), 1000)
+ticks.start()
 try:
     loop.start()
 except KeyboardInterrupt:
+    ticks.stop()
     loop.run_sync(store.aclose)  # pyright: ignore[reportUnknownMemberType]

@@ -124,12 +124,13 @@ class FanOut(Generic[T]):
     async def _offer_all(self, batch: Batch[T], before: int) -> None:
         """Offer the batch to every lane, also when cancelled, but then without a pause."""
         full: list[tuple[Lane[T], deque[Message[T]]]] = []
+        size = len(batch)
         work = Work()
         cancelled: asyncio.CancelledError | None = None
         for lane in tuple(self._lanes.values()):
-            part = batch if lane.fence <= before else batch[lane.fence - before :]
-            if not part or lane.closed:
+            if lane.closed or lane.fence >= before + size:
                 continue
+            part = batch if lane.fence <= before else batch[lane.fence - before :]
             rest = lane.offer(part)
             if rest is not None:
                 full.append((lane, deque(rest)))

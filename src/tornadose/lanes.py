@@ -132,12 +132,12 @@ class Lane(Generic[T]):
     def offer(self, batch: Batch[T]) -> Batch[T] | None:
         """Deliver the batch at once, or keep it; return what ``block`` has no room for."""
         taken = self._pump is None and self._take(batch)
-        books = self._fanout.books
-        books.offered += len(batch)
+        books, count = self._fanout.books, len(batch)
+        books.offered += count
         if taken:
-            books.delivered += len(batch)
+            books.delivered += count
         elif self.closed:
-            books.abandoned += len(batch)
+            books.abandoned += count
         else:
             return self._keep(batch)
         return None

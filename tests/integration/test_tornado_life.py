@@ -437,10 +437,12 @@ sockets = bind_sockets(0, "127.0.0.1")
 HTTPServer(app).add_sockets(sockets)
 print(sockets[0].getsockname()[1], flush=True)
 loop = IOLoop.current()
-PeriodicCallback(lambda: store.submit(random.random()), 10).start()
+ticker = PeriodicCallback(lambda: store.submit(random.random()), 10)
+ticker.start()
 try:
     loop.start()
 except KeyboardInterrupt:
+    ticker.stop()
     loop.run_sync(store.aclose)
 """
 
