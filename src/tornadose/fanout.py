@@ -13,16 +13,15 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Generic, TypeVar
 
-from .lanes import Lane, Limits, Work, tell_release
+from .lanes import Lane, Limits, tell_release
 from .messages import Batch, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
+from .tasks import Work, cancel
 
-__all__ = ("CANCELLATION", "FanOut")
+__all__ = ("FanOut",)
 
 T = TypeVar("T")
-
-CANCELLATION = 1.0  # seconds that a cancelled task may take to end
 
 
 class FanOut(Generic[T]):
@@ -51,9 +50,9 @@ class FanOut(Generic[T]):
         return tuple(lane.subscriber for lane in self._lanes.values())
 
     @property
-    def unfinished(self) -> bool:
-        """Whether something accepted was not offered, or something offered is pending."""
-        return self._position < self.accepted or self.books.pending > 0
+    def unpublished(self) -> int:
+        """How many accepted messages were not handed to the lanes."""
+        return self.accepted - self._position
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -187,8 +186,7 @@ class FanOut(Generic[T]):
         for lane in stragglers:
             tell_release(lane.subscriber, "timeout")
         await self.release_all("timeout")
-        if self._pumps:
-            await asyncio.wait(self._pumps, timeout=CANCELLATION)
+        await cancel(*self._pumps)
 
     def start(self, pump: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(pump)

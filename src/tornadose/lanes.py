@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from .capabilities import hears_gaps, hears_release, leaves_slowly, takes_batches
@@ -21,11 +20,12 @@ from .exceptions import PoisonedError
 from .history import Replay
 from .messages import Batch, Gap, GapReason, Message
 from .protocols import Released, Subscriber
+from .tasks import Work, is_cancelled
 
 if TYPE_CHECKING:
     from .fanout import FanOut
 
-__all__ = ("Lane", "Limits", "Policy", "Work", "tell_release")
+__all__ = ("Lane", "Limits", "Policy", "tell_release")
 
 log = logging.getLogger("tornadose")
 
@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
 
-WORK_SLICE = 0.01  # seconds of work between two turns of the event loop
 PAGE = 64  # messages that a pump takes out of the backlog at once
 READING_HISTORY = 1 << 62  # the fence of a lane that takes no live messages yet
 
@@ -69,22 +68,6 @@ class Limits:
         check_seconds("block_timeout", self.block_timeout)
         if self.max_subscribers is not None:
             check_size("max_subscribers", self.max_subscribers, at_least=0)
-
-
-class Work:
-    """Counts the time since the event loop last had its turn."""
-
-    __slots__ = ("_until",)
-
-    def __init__(self) -> None:
-        self._until = monotonic() + WORK_SLICE
-
-    def enough(self) -> bool:
-        return monotonic() > self._until
-
-    async def rest(self) -> None:
-        await asyncio.sleep(0)
-        self._until = monotonic() + WORK_SLICE
 
 
 class Lane(Generic[T]):
@@ -176,6 +159,8 @@ class Lane(Generic[T]):
         """Let go of the subscriber, and tell it why."""
         if self.closed:
             return
+        if reason == "closed" and self._pump is not None and not self._ending:
+            reason = "failed"  # it has not got everything
         self.close()
         self._fanout.forget(self)
         tell_release(self.subscriber, reason)
@@ -259,7 +244,7 @@ class Lane(Generic[T]):
             await self._read_history(work)
             await self._empty_backlog(work)
         except asyncio.CancelledError as error:
-            if _is_cancelled():
+            if is_cancelled():
                 self.release("failed")
             else:
                 self._fail(error)
@@ -364,12 +349,6 @@ class Lane(Generic[T]):
         else:
             log.error("publishing to %r failed", self.subscriber, exc_info=error)
             self.release("failed")
-
-
-def _is_cancelled() -> bool:
-    """Tell whether somebody cancels this task, rather than a subscriber raising so."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def tell_release(subscriber: Subscriber[T], reason: Released) -> None:

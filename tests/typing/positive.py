@@ -140,6 +140,6 @@ application = Application(
         Poll.route(r"/g", numbers),
         Untyped.route(r"/h", anything),
         (r"/i", EventSource, {"store": numbers}),
-        (r"/j", WebSocketSubscriber, dict(store=anything)),
+        (r"/j", WebSocketSubscriber, {"store": anything}),
     ]
 )

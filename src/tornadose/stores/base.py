@@ -15,11 +15,12 @@ from typing_extensions import TypeVar
 
 from ..checks import check_seconds
 from ..exceptions import StoreClosedError
-from ..fanout import CANCELLATION, FanOut
+from ..fanout import FanOut
 from ..lanes import Lane, Limits, Policy
 from ..messages import Batch, Message
-from ..protocols import Subscriber
+from ..protocols import Released, Subscriber
 from ..statistics import Statistics
+from ..tasks import cancel, is_cancelled
 
 __all__ = ("BaseStore",)
 
@@ -233,15 +234,14 @@ class BaseStore(ABC, Generic[T]):
         drained = asyncio.ensure_future(self.drain())
         try:
             await asyncio.wait({drained, self._publishing}, return_when=asyncio.FIRST_COMPLETED)
+            if drained.done():
+                drained.result()
         finally:
-            drained.cancel()
-        if drained.done():
-            drained.result()
+            await cancel(drained)
 
     async def _stop_publishing(self) -> None:
-        if self._publishing is not None and not self._publishing.done():
-            self._publishing.cancel()
-            await asyncio.wait({self._publishing}, timeout=CANCELLATION)
+        if self._publishing is not None:
+            await cancel(self._publishing)
 
     # ---- the loop this store belongs to
 
@@ -279,8 +279,8 @@ class BaseStore(ABC, Generic[T]):
         self._check_loop()
 
     def _restart(self) -> None:
-        if not self._closed and self._fanout.unfinished:
-            log.warning("%r starts afresh; its loop was closed before everything arrived", self)
+        if not self._closed and self._fanout.unpublished:
+            log.warning("%r has lost %d unpublished messages", self, self._fanout.unpublished)
         self._begin()
 
     def _open(self) -> None:
@@ -296,17 +296,26 @@ class BaseStore(ABC, Generic[T]):
         try:
             await self.publish()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_cancelled():
+                await self._fail("closed")
                 raise
             log.exception("publish() of %r was cancelled from within; the store is closed", self)
         except Exception:
             log.exception("publish() of %r failed; the store is closed", self)
         else:
             log.error("publish() of %r ended; the store is closed", self)
+        await self._fail("failed")
+
+    async def _fail(self, reason: Released) -> None:
+        """Close, as nobody publishes any more, unless that is how it is meant to be."""
+        if self._closed:
+            return
         self._closed = True
         self._refuse_waiting()
-        await self._fanout.release_all("failed")
+        if self._fanout.unpublished:
+            log.warning("%r has lost %d unpublished messages", self, self._fanout.unpublished)
+            reason = "failed"
+        await self._fanout.release_all(reason)
 
     def _admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:
         check_subscriber(subscriber)
