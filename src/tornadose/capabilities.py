@@ -50,5 +50,6 @@ def targets(store: Store[T]) -> TypeGuard[TargetedStore[T]]:
 
 def _definer(instance: object, name: str) -> type | None:
     """Return the class in which the type of the instance finds this method, if it does."""
-    definer = next((c for c in type(instance).__mro__ if name in vars(c)), None)
+    classes = (c for c in type(instance).__mro__ if not getattr(c, "_is_protocol", False))
+    definer = next((c for c in classes if name in vars(c)), None)
     return definer if definer is not None and callable(vars(definer)[name]) else None

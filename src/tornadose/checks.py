@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-__all__ = ("check_seconds", "check_size")
+__all__ = ("check_methods", "check_seconds", "check_size")
 
 
 def check_size(name: str, value: object, at_least: int) -> None:
@@ -25,3 +25,12 @@ def check_seconds(
         raise TypeError(f"{name}: expected seconds, not {value!r}")
     if not isfinite(value) or value < 0 or (value == 0 and not or_zero):
         raise ValueError(f"{name}: {value!r} is not a usable number of seconds")
+
+
+def check_methods(what: str, value: object, *names: str) -> None:
+    """Refuse what lacks one of these methods, and a class in the place of an instance."""
+    if isinstance(value, type):
+        raise TypeError(f"{what}: expected an instance, not {value!r}")
+    for name in names:
+        if not callable(getattr(value, name, None)):
+            raise TypeError(f"{what}: {value!r} has no method {name}()")

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
+from .history import Replay
 from .lanes import Lane, Limits, tell_release
 from .messages import Batch, Message
 from .protocols import Released, Subscriber
@@ -23,6 +24,8 @@ __all__ = ("FanOut",)
 
 T = TypeVar("T")
 
+Full: TypeAlias = list[tuple[Lane[T], deque[Message[T]]]]  # and what they have no room for
+
 
 class FanOut(Generic[T]):
     """All lanes of a store.
@@ -30,11 +33,17 @@ class FanOut(Generic[T]):
     Attributes:
         limits: What holds for every lane.
         books: What the lanes count.
+        work: What the lanes do between two turns of the event loop.
         accepted: Position of the last message that the store has accepted.
+
+    Args:
+        newest: Gives the value that who is behind skips to, in a store that keeps one.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, newest: Callable[[], Replay[T]] | None = None) -> None:
         self.limits = limits
+        self.work = Work()
+        self._newest = newest
         self.books = Books()
         self.accepted = 0
         self._position = 0  # of the last message that was handed to the lanes
@@ -83,13 +92,19 @@ class FanOut(Generic[T]):
 
     async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
         """Offer a message to one lane; false if there is none."""
+        if self.limits.policy != "block":
+            return self._offer_one(subscriber, message) is not None
+        async with self._turn:  # behind those who wait for room
+            full = self._offer_one(subscriber, message)
+            await self._wait_for_room(full or [])
+            return full is not None
+
+    def _offer_one(self, subscriber: Subscriber[T], message: Message[T]) -> Full[T] | None:
         lane = self._lanes.get(id(subscriber))
         if lane is None:
-            return False
+            return None
         rest = lane.offer(Batch([message]))
-        if rest is not None:
-            await self._wait_for_room([(lane, deque(rest))])
-        return True
+        return [] if rest is None else [(lane, deque(rest))]
 
     async def broadcast(self, batch: Batch[T], position: int | None = None) -> None:
         """Offer a batch to every lane, giving the event loop its turn every 10 ms.
@@ -111,8 +126,8 @@ class FanOut(Generic[T]):
             finally:
                 self._position = end
                 self._handed_on.set()
-            if self._pumps:
-                await asyncio.sleep(0)
+            if self._pumps or self.work.enough():
+                await self.work.rest()
 
     async def handed_on(self) -> None:
         """Wait until everything accepted was offered to the lanes."""
@@ -122,27 +137,27 @@ class FanOut(Generic[T]):
 
     async def _offer_all(self, batch: Batch[T], before: int) -> None:
         """Offer the batch to every lane, also when cancelled, but then without a pause."""
-        full: list[tuple[Lane[T], deque[Message[T]]]] = []
+        full: Full[T] = []
         size = len(batch)
-        work = Work()
         cancelled: asyncio.CancelledError | None = None
         for lane in tuple(self._lanes.values()):
+            if self.work.enough() and cancelled is None:
+                try:
+                    await self.work.rest()
+                except asyncio.CancelledError as error:
+                    cancelled = error
             if lane.closed or lane.fence >= before + size:
                 continue
             part = batch if lane.fence <= before else batch[lane.fence - before :]
-            rest = lane.offer(part)
-            if rest is not None:
+            if self._newest is not None:
+                lane.update(part, self._newest())
+            elif (rest := lane.offer(part)) is not None:
                 full.append((lane, deque(rest)))
-            if work.enough() and cancelled is None:
-                try:
-                    await work.rest()
-                except asyncio.CancelledError as error:
-                    cancelled = error
         await self._wait_for_room(full, cancelled)
 
     async def _wait_for_room(
         self,
-        full: list[tuple[Lane[T], deque[Message[T]]]],
+        full: Full[T],
         cancelled: asyncio.CancelledError | None = None,
     ) -> None:
         """Wait for all full lanes together, `block_timeout` seconds a message at most."""
@@ -162,19 +177,17 @@ class FanOut(Generic[T]):
                 lane.give_up(len(rest))
 
     async def release_all(self, reason: Released) -> None:
-        work = Work()
         for lane in tuple(self._lanes.values()):
             lane.release(reason)
-            if work.enough():
-                await work.rest()
+            if self.work.enough():
+                await self.work.rest()
 
     async def finish(self) -> None:
         """Deliver what is pending, release everybody, and wait until they have left."""
-        work = Work()
         for lane in tuple(self._lanes.values()):
             lane.finish()
-            if work.enough():
-                await work.rest()
+            if self.work.enough():
+                await self.work.rest()
         while self._lanes or self._leaving:
             self._left.clear()
             await self._left.wait()
@@ -185,6 +198,8 @@ class FanOut(Generic[T]):
         self._leaving.clear()
         for lane in stragglers:
             tell_release(lane.subscriber, "timeout")
+            if self.work.enough():
+                await self.work.rest()
         await self.release_all("timeout")
         await cancel(*self._pumps)
 

@@ -7,13 +7,11 @@ import secrets
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from .messages import GapReason, Message
+from .messages import BATCH, GapReason, Message
 
 __all__ = ("History", "HistoryReplay", "Page", "Replay")
 
 T = TypeVar("T")
-
-PAGE = 64  # messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class History(Generic[T]):
 
     def page(self, after: int) -> list[Message[T]]:
         """Return the messages that follow a position that is still in reach."""
-        end = min(self.last, after + PAGE)
+        end = min(self.last, after + BATCH)
         return [self._ring[p % self._size] for p in range(after, end)]
 
     def replay(self, cursor: str) -> HistoryReplay[T]:

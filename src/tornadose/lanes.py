@@ -18,9 +18,9 @@ from .capabilities import hears_gaps, hears_release, leaves_slowly, takes_batche
 from .checks import check_seconds, check_size
 from .exceptions import PoisonedError
 from .history import Replay
-from .messages import Batch, Gap, GapReason, Message
+from .messages import BATCH, Batch, Gap, GapReason, Message
 from .protocols import Released, Subscriber
-from .tasks import Work, is_cancelled
+from .tasks import is_cancelled
 
 if TYPE_CHECKING:
     from .fanout import FanOut
@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
 
-PAGE = 64  # messages that a pump takes out of the backlog at once
 READING_HISTORY = 1 << 62  # the fence of a lane that takes no live messages yet
 
 
@@ -48,7 +47,6 @@ class Limits:
         block_timeout: Seconds that one message may wait under ``block``, after which
             the subscribers without room are released.
         max_subscribers: Subscribers at a time; ``None`` is no limit.
-        gaps: Whether messages given up are announced as a gap.
 
     Raises:
         TypeError: If a value is of the wrong type.
@@ -59,7 +57,6 @@ class Limits:
     policy: Policy = "disconnect"
     block_timeout: float = 5.0
     max_subscribers: int | None = None
-    gaps: bool = True
 
     def __post_init__(self) -> None:
         check_size("backlog", self.backlog, at_least=1)
@@ -100,7 +97,7 @@ class Lane(Generic[T]):
         self.fence = fence
         self.closed = False
         self._fanout = fanout
-        self._nowait: Callable[[Batch[T]], bool] | None = (
+        self._nowait: Callable[[Batch[T]], object] | None = (
             subscriber.publish_nowait if takes_batches(subscriber) else None
         )
         self._pump: asyncio.Task[None] | None = None
@@ -125,6 +122,14 @@ class Lane(Generic[T]):
             return self._keep(batch)
         return None
 
+    def update(self, batch: Batch[T], newest: Replay[T]) -> None:
+        """Deliver the batch at once, or the newest value when it has caught up."""
+        if self._pump is None and self._take(batch):
+            self._fanout.books.offered += len(batch)
+            self._fanout.books.delivered += len(batch)
+        elif not self.closed:
+            self.replay(newest)
+
     async def put(self, message: Message[T], deadline: float) -> None:
         """Wait for room for a message that was offered; without it in time, release."""
         hole, self._hole_behind = self._hole_behind, None
@@ -134,25 +139,31 @@ class Lane(Generic[T]):
         except TimeoutError:
             self.release("timeout")
         else:
-            self._ensure_pump()
+            if not self.closed:
+                self._ensure_pump()
+
+    def announce(self, reason: GapReason) -> None:
+        """Tell the subscriber that messages are missing behind what it has got so far."""
+        self._hole_behind = self._hole_behind or reason
+        self._ensure_pump()
 
     def give_up(self, count: int) -> None:
         """Announce that so many messages that were offered will never be put."""
         if count and not self.closed:
             self._waiting -= count
             self._fanout.books.dropped += count
-            self._hole_behind = "overflow"
-            self._ensure_pump()
+            self.announce("overflow")
 
-    def replay(self, replay: Replay[T], after: str) -> None:
+    def replay(self, replay: Replay[T], after: str | None = None) -> None:
         """Deliver this history first; where it meets the live messages is the fence."""
-        self.fence, self._replay, self._last_id = READING_HISTORY, replay, after
+        self.fence, self._replay = READING_HISTORY, replay
+        self._last_id = after or self._last_id
         self._ensure_pump()
 
     def finish(self) -> None:
         """Release the subscriber once everything is delivered."""
         self._ending = True
-        if self._pump is None:
+        if self._pump is None or self._pump is asyncio.current_task():
             self.release("closed")
 
     def release(self, reason: Released) -> None:
@@ -189,9 +200,11 @@ class Lane(Generic[T]):
         except (Exception, asyncio.CancelledError) as error:
             self._fail(error)
             return False
-        if taken:
+        if taken is True:
             self._last_id = batch.last_id or self._last_id
-        return taken
+        elif taken is not False:
+            self._fail(TypeError(f"publish_nowait returned {taken!r}, which is no bool"))
+        return taken is True
 
     def _keep(self, batch: Batch[T]) -> Batch[T] | None:
         limits, queue = self._fanout.limits, self._queue()
@@ -216,14 +229,10 @@ class Lane(Generic[T]):
         return rest
 
     def _drop(self, queue: asyncio.Queue[tuple[GapReason | None, Message[T]]]) -> None:
-        limits, hole = self._fanout.limits, None
         self._waiting -= 1
         self._fanout.books.dropped += 1
-        if limits.policy == "drop_oldest":
+        if self._fanout.limits.policy == "drop_oldest":
             hole, _ = queue.get_nowait()
-        if not limits.gaps:
-            return
-        if limits.policy == "drop_oldest":
             self._hole_ahead = self._hole_ahead or hole or "overflow"
         else:
             self._hole_behind = self._hole_behind or "overflow"
@@ -240,9 +249,11 @@ class Lane(Generic[T]):
     async def _run(self) -> None:
         """Be the pump: deliver history, then the backlog until it is empty."""
         try:
-            work = Work()
-            await self._read_history(work)
-            await self._empty_backlog(work)
+            await self._read_history()
+            await self._empty_backlog()
+            while self._replay is not None:
+                await self._read_history()
+                await self._empty_backlog()
         except asyncio.CancelledError as error:
             if is_cancelled():
                 self.release("failed")
@@ -256,7 +267,7 @@ class Lane(Generic[T]):
         if self._ending:
             self.release("closed")
 
-    async def _read_history(self, work: Work) -> None:
+    async def _read_history(self) -> None:
         while self._replay is not None:
             page = await self._replay.read()
             if page.hole is not None:
@@ -270,12 +281,10 @@ class Lane(Generic[T]):
             self._fanout.books.offered += len(page.messages)
             self._waiting += len(page.messages)
             await self._deliver(deque(page.messages))
-            if work.enough():
-                await work.rest()
 
-    async def _empty_backlog(self, work: Work) -> None:
+    async def _empty_backlog(self) -> None:
         queue = self._queue()
-        at_once = 1 if self._nowait is None else PAGE
+        at_once = 1 if self._nowait is None else BATCH
         while not self.closed:
             if self._hole_ahead is None and queue.empty():
                 self._hole_ahead, self._hole_behind = self._hole_behind, None
@@ -288,8 +297,6 @@ class Lane(Generic[T]):
                 await self._deliver_run(
                     deque(queue.get_nowait() for _ in range(min(at_once, queue.qsize())))
                 )
-            if work.enough():
-                await work.rest()
 
     async def _deliver_run(self, items: deque[tuple[GapReason | None, Message[T]]]) -> None:
         """Deliver what was taken out of the backlog, each hole where it stands."""
@@ -305,8 +312,11 @@ class Lane(Generic[T]):
 
     async def _deliver(self, messages: deque[Message[T]]) -> None:
         """Deliver messages that count as waiting, together if the subscriber can."""
-        books = self._fanout.books
+        books, work = self._fanout.books, self._fanout.work
         while messages and not self.closed:
+            if work.enough():
+                await work.rest()
+                continue
             if self._nowait is not None:
                 self._waiting -= len(messages)
                 if self._take(Batch(messages)):

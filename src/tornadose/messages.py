@@ -10,14 +10,19 @@ from typing import Generic, Literal, TypeAlias, TypeVar, overload
 
 from .exceptions import PoisonedError
 
-__all__ = ("Batch", "Gap", "GapReason", "Message")
+__all__ = ("BATCH", "BATCH_BYTES", "Batch", "Gap", "GapReason", "Message")
 
 log = logging.getLogger("tornadose")
+
+_TOO_LARGE = ValueError("too large to be written together")
 
 T_co = TypeVar("T_co", covariant=True)
 
 GapReason: TypeAlias = Literal["overflow", "expired", "unknown", "restarted", "outage", "poisoned"]
-_FORBIDDEN = re.compile("[\r\n\0]")
+BATCH = 32  # messages that are encoded and written together, at most
+BATCH_BYTES = 1 << 18
+FORMATS = 8  # renderings that are remembered, at most
+_FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
 
 
 class _Shared:
@@ -25,6 +30,12 @@ class _Shared:
 
     __slots__ = ("_renderings",)
     _renderings: dict[object, bytes | Exception]
+
+    def _remember(self, fmt: object, rendering: bytes | Exception) -> None:
+        """Keep it, in place of the oldest where there are too many."""
+        if len(self._renderings) >= FORMATS:
+            del self._renderings[next(iter(self._renderings))]
+        self._renderings[fmt] = rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +50,8 @@ class Message(_Shared, Generic[T_co]):
 
     Raises:
         TypeError: If ``id`` or ``event`` is neither a string nor ``None``.
-        ValueError: If one of them is empty or has a newline or NUL in it, or if
-            the event is ``"gap"``, which is the name of the control frame.
+        ValueError: If one of them is empty or has a newline, NUL or surrogate in it,
+            or if the event is ``"gap"``, which is the name of the control frame.
 
     Source: WHATWG HTML, 9.2.6 Interpreting an event stream.
     """
@@ -72,7 +83,7 @@ class Message(_Shared, Generic[T_co]):
             except Exception as error:
                 log.exception("message %r (event %r) cannot be encoded", self.id, self.event)
                 rendering = error
-            self._renderings[fmt] = rendering
+            self._remember(fmt, rendering)
         if isinstance(rendering, Exception):
             raise PoisonedError(f"message {self.id!r}: {rendering}") from rendering
         return rendering
@@ -105,12 +116,17 @@ class Gap:
 class Batch(_Shared, Sequence[Message[T_co]]):
     """An immutable sequence of messages that all subscribers share."""
 
-    __slots__ = ("_messages", "last_id")
+    __slots__ = ("_last_id", "_messages")
 
     def __init__(self, messages: Iterable[Message[T_co]]) -> None:
         self._messages = tuple(messages)
         self._renderings = {}
-        self.last_id = next((m.id for m in reversed(self._messages) if m.id), None)
+        self._last_id = next((m.id for m in reversed(self._messages) if m.id), None)
+
+    @property
+    def last_id(self) -> str | None:
+        """The id of the last message that has one."""
+        return self._last_id
 
     @overload
     def __getitem__(self, index: int) -> Message[T_co]: ...
@@ -130,17 +146,24 @@ class Batch(_Shared, Sequence[Message[T_co]]):
     def __repr__(self) -> str:
         return f"Batch({list(self._messages)!r})"
 
-    def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes:
+    def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes | None:
         """Return all messages in this format, one after the other, joined at most once.
+
+        Returns ``None`` for several messages that are more than `BATCH_BYTES` together:
+        these are better written one at a time.
 
         Raises:
             PoisonedError: If one of them cannot be encoded.
         """
         rendering = self._renderings.get(fmt)
-        if not isinstance(rendering, bytes):
-            rendering = b"".join([message.render(fmt) for message in self._messages])
-            self._renderings[fmt] = rendering
-        return rendering
+        if rendering is None:
+            parts = [message.render(fmt) for message in self._messages]
+            if len(parts) > 1 and sum(map(len, parts)) > BATCH_BYTES:
+                rendering = _TOO_LARGE
+            else:
+                rendering = b"".join(parts)
+            self._remember(fmt, rendering)
+        return rendering if isinstance(rendering, bytes) else None
 
 
 def check_event(event: str) -> None:
@@ -148,11 +171,17 @@ def check_event(event: str) -> None:
 
     Raises:
         TypeError: If it is no string.
-        ValueError: If it is empty, ``"gap"``, or has a newline or NUL in it.
+        ValueError: If it is empty, ``"gap"``, or has a newline, NUL or surrogate in it.
     """
     _check_field("event", event)
     if event == "gap":
         raise ValueError("event: 'gap' is reserved for the control frame")
+
+
+def check_message(message: object) -> None:
+    """Refuse what is no message."""
+    if not isinstance(message, Message):
+        raise TypeError(f"expected a Message, not {message!r}")
 
 
 def check_cursor(after: object) -> None:
@@ -165,4 +194,4 @@ def _check_field(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, not {value!r}")
     if not value or _FORBIDDEN.search(value):
-        raise ValueError(f"{name}: {value!r} is empty or has a newline or NUL in it")
+        raise ValueError(f"{name}: {value!r} is empty or has a newline, NUL or surrogate in it")

@@ -1,8 +1,8 @@
 """What a store and a subscriber are. Implement these; inherit nothing.
 
 A subscriber needs `Subscriber.publish` alone, a store `register`, `deregister` and
-`submit`. The other protocols are capabilities that a class may have besides; the
-fan-out looks for them once, on the type, when the subscriber is registered.
+`submit`. The other protocols are capabilities that a class may have besides; they are
+looked for on the type.
 """
 
 from __future__ import annotations

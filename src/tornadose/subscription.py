@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from .capabilities import resumes
+from .checks import check_methods
 from .exceptions import GapError, ReleasedError
 from .messages import Batch, Gap, Message, check_cursor
 from .protocols import Released, Source
@@ -30,7 +31,8 @@ def subscribe(
 
     ``async with subscribe(store) as messages: async for message in messages: ...``
 
-    The backlog of the store holds what the loop has not taken yet. Cancelling an
+    The backlog of the store holds what the loop has not taken yet; a store that has none
+    waits in its `submit` for the message before to be taken. Cancelling an
     iteration that waits loses nothing. When the store is closed, the iteration ends
     after the last message.
 
@@ -46,6 +48,7 @@ def subscribe(
         ReleasedError: In the iteration, when the store has let go of it before its end.
         StoreClosedError: On entering, if the store is closed.
     """
+    check_methods("source", source, "register", "deregister")
     if after is not None:
         check_cursor(after)
     return _Subscription(source, after, on_gap)
@@ -116,19 +119,11 @@ class _Subscription(Generic[T]):
         self._filled.set()
 
     async def _hand_over(self, item: Message[T] | Gap) -> None:
-        """Wait until the item was taken; withdraw it when cancelled before."""
+        """Wait until everything was taken, and put the next."""
         while self._ready:
             self._taken.clear()
             await self._taken.wait()
         self._put(item)
-        try:
-            while self._ready and self._ready[0] is item:
-                self._taken.clear()
-                await self._taken.wait()
-        except asyncio.CancelledError:
-            if self._ready and self._ready[0] is item:
-                self._ready.popleft()
-            raise
 
     async def publish(self, message: Message[T], /) -> None:
         await self._hand_over(message)
@@ -137,7 +132,7 @@ class _Subscription(Generic[T]):
         await self._hand_over(gap)
 
     def publish_nowait(self, batch: Batch[T], /) -> bool:
-        if self._ready:
+        if len(self._ready) > 1:
             return False
         self._ready.extend(batch)
         self._filled.set()

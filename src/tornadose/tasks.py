@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from time import monotonic
 
 __all__ = ("Work", "cancel", "is_cancelled")
+
+log = logging.getLogger("tornadose")
 
 WORK_SLICE = 0.01  # seconds of work between two turns of the event loop
 CANCELLATION = 1.0  # seconds that a cancelled task may take to end
 
 
 class Work:
-    """Counts the time since the event loop last had its turn."""
+    """Counts the time since the event loop last had its turn, for all who share it."""
 
     __slots__ = ("_until",)
 
     def __init__(self) -> None:
-        self._until = monotonic() + WORK_SLICE
+        self._until: float | None = None  # while the loop has its turn
 
     def enough(self) -> bool:
-        return monotonic() > self._until
+        """Tell whether it is time to `rest`. The first to ask begins the count."""
+        now = monotonic()
+        if self._until is None:
+            self._until = now + WORK_SLICE
+            asyncio.get_running_loop().call_soon(self._turned)
+        return now > self._until
 
     async def rest(self) -> None:
+        """Give the event loop its turn."""
         await asyncio.sleep(0)
-        self._until = monotonic() + WORK_SLICE
+
+    def _turned(self) -> None:
+        self._until = None
 
 
 async def cancel(*tasks: asyncio.Future[None]) -> None:
-    """Cancel those that are not done, and wait until they are, but not for ever."""
-    for task in tasks:
+    """Cancel those that are not done, and wait until they are, but not for ever.
+
+    The task that calls this is left alone.
+    """
+    others = [task for task in tasks if task is not asyncio.current_task()]
+    for task in others:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=CANCELLATION)
+    if others:
+        _, stubborn = await asyncio.wait(others, timeout=CANCELLATION)
+        for task in stubborn:
+            log.error("%r goes on although it was cancelled", task)
 
 
 def is_cancelled() -> bool:

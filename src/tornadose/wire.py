@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Generic, TypeAlias, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, ref
 
 from .messages import Gap, Message
 
@@ -86,6 +87,14 @@ def websocket_object(message: Message[object], json_text: str) -> bytes:
     return f'{{"data":{json_text}{id_part}{event_part}}}'.encode()
 
 
+def websocket_text(message: Message[object], text: str) -> bytes:
+    return websocket_object(message, json_of(text))
+
+
+def websocket_text_frame(message: Message[object], text: str) -> bytes:
+    return text_frame(websocket_text(message, text))
+
+
 def websocket_object_frame(message: Message[object], json_text: str) -> bytes:
     return text_frame(websocket_object(message, json_text))
 
@@ -108,38 +117,44 @@ def text_frame(payload: bytes) -> bytes:
 class Format(Generic[T]):
     """A way to make bytes of a message, known by its identity.
 
+    Messages remember their formats. So that they do not keep a client's handler alive
+    whose method is the encoder, a format holds its encoder weakly.
+
     Args:
         frame: Makes the bytes of the message and its text.
-        default: Makes the text of a payload if there is no encoder.
-        encode: The user's encoder.
+        encode: Gives what makes the text of the payload.
     """
 
-    __slots__ = ("__weakref__", "_default", "_encode", "_frame")
+    __slots__ = ("_encode", "_frame")
 
     def __init__(
-        self,
-        frame: Callable[[Message[T], str], bytes],
-        default: Encoder[T],
-        encode: Encoder[T] | None,
+        self, frame: Callable[[Message[T], str], bytes], encode: Callable[[], Encoder[T] | None]
     ) -> None:
         self._frame = frame
-        self._default = default
         self._encode = encode
 
     def __call__(self, message: Message[T]) -> bytes:
-        if self._encode is None:
-            return self._frame(message, self._default(message.data))
-        return self._frame(message, check_text(self._encode(message.data)))
+        encode = self._encode()
+        if encode is None:
+            raise ReferenceError("the encoder of this format is gone")
+        return self._frame(message, check_text(encode(message.data)))
 
 
-_formats: WeakValueDictionary[object, Format[Any]] = WeakValueDictionary()
+_formats: WeakKeyDictionary[Encoder[Any], dict[object, Format[Any]]] = WeakKeyDictionary()
 
 
-def _shared(
-    frame: Callable[[Message[T], str], bytes], default: Encoder[T], encode: Encoder[T] | None
-) -> Format[T]:
-    """Return one and the same format as long as somebody uses it."""
-    return _formats.setdefault((frame, encode), Format(frame, default, encode))
+def _shared(frame: Callable[[Message[T], str], bytes], encode: Encoder[T]) -> Format[T]:
+    """Return one and the same format as long as the encoder lives."""
+    try:
+        formats = _formats.setdefault(encode, {})
+    except TypeError:  # builtins like str.upper, which live for ever
+        return _builtin(frame, encode)
+    return formats.setdefault(frame, Format(frame, ref(encode)))
+
+
+@lru_cache(256)
+def _builtin(frame: Callable[[Message[Any], str], bytes], encode: Encoder[Any]) -> Format[Any]:
+    return Format(frame, lambda: encode)
 
 
 def check_text(text: object) -> str:
@@ -150,14 +165,18 @@ def check_text(text: object) -> str:
 
 def event_stream(encode: Encoder[T] | None, *, chunked: bool) -> Format[T]:
     """Return the format of an event stream."""
-    return _shared(event_chunk if chunked else event, text_of, encode)
+    return _shared(event_chunk if chunked else event, encode or text_of)
 
 
 def websocket_json(encode: Encoder[T] | None) -> Format[T]:
-    """Return the format of WebSocket payloads."""
-    return _shared(websocket_object, data_json, encode)
+    """Return the format of WebSocket payloads; the encoder's text is a JSON string."""
+    if encode is None:
+        return _shared(websocket_object, data_json)
+    return _shared(websocket_text, encode)
 
 
 def websocket_frame(encode: Encoder[T] | None) -> Format[T]:
     """Return the format of whole WebSocket frames."""
-    return _shared(websocket_object_frame, data_json, encode)
+    if encode is None:
+        return _shared(websocket_object_frame, data_json)
+    return _shared(websocket_text_frame, encode)

@@ -131,12 +131,12 @@ async def test_str_bytes_and_json_payloads_arrive_as_the_json_value_they_stand_f
         assert [frame["data"] for frame in got] == [expected for _, expected in PAYLOADS]
 
 
-async def test_the_string_of_an_encoder_is_the_json_under_data() -> None:
+async def test_the_text_of_an_encoder_is_the_json_string_under_data() -> None:
     async with QueueStore[int]() as store:
-        rule = WebSocketSubscriber[int].route("/", store, encode=lambda n: f'{{"n":[{n}]}}')
+        rule = WebSocketSubscriber[int].route("/", store, encode=lambda n: f'"{n}" is\n{n}')
         async with serving(rule) as url, client(url) as ws:
             message = await store.submit(7, event="number")
-            expected = {"data": {"n": [7]}, "id": message.id, "event": "number"}
+            expected = {"data": '"7" is\n7', "id": message.id, "event": "number"}
             assert await take(ws, 1) == [expected]
 
 
@@ -176,7 +176,7 @@ async def test_p9_an_encoder_that_returns_no_string_poisons_that_message_alone(
         await store.submit(0)
         good = await store.submit(1)
         gap = {"reason": "poisoned", "after": None}
-        assert await take(ws, 2) == [{"gap": gap}, {"data": None, "id": good.id}]
+        assert await take(ws, 2) == [{"gap": gap}, {"data": "null", "id": good.id}]
     logged.take("cannot be encoded")
 
 

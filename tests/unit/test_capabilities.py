@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from support import Direct, Plain, Told
-from tornadose import Batch, DataStore, Gap, Message, QueueStore, Released
+from tornadose import Batch, Gap, Message, QueueStore, Released, Subscriber
 from tornadose.capabilities import hears_gaps, hears_release, resumes, takes_batches
 
 
@@ -53,6 +53,11 @@ def test_a_capability_can_be_taken_away() -> None:
     assert not hears_release(Without())
 
 
+class Minimal:
+    def register(self, subscriber: Subscriber[int], /) -> None: ...
+    def deregister(self, subscriber: Subscriber[int], /) -> None: ...
+
+
 def test_stores_that_resume_say_so() -> None:
     assert resumes(QueueStore[int]())
-    assert not resumes(DataStore[int]())
+    assert not resumes(Minimal())

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tornadose import GapReason
-from tornadose.history import PAGE, History
+from tornadose.history import History
+from tornadose.messages import BATCH
 
 
 def filled(size: int, count: int) -> History[int]:
@@ -72,13 +73,13 @@ async def test_an_id_of_another_history_is_from_before_a_restart() -> None:
 
 
 async def test_p8_what_is_evicted_during_a_replay_is_a_gap_where_it_was() -> None:
-    history = filled(2 * PAGE, 2 * PAGE)
+    history = filled(2 * BATCH, 2 * BATCH)
     replay = history.replay(f"{history.epoch}-1")
     first = await replay.read()
-    assert [message.data for message in first.messages] == list(range(2, PAGE + 2))
-    for number in range(PAGE + 10):
-        history.append(2 * PAGE + 1 + number, None)
+    assert [message.data for message in first.messages] == list(range(2, BATCH + 2))
+    for number in range(BATCH + 10):
+        history.append(2 * BATCH + 1 + number, None)
     second = await replay.read()
     assert second.hole == "expired"
-    assert second.messages[0].data == history.first == PAGE + 11
+    assert second.messages[0].data == history.first == BATCH + 11
     assert (await replay.read()).hole is None

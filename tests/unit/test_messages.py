@@ -4,11 +4,16 @@ import copy
 import dataclasses
 import pickle
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from conftest import Logged
 from tornadose import Batch, Gap, Message, PoisonedError
+
+
+def numbered(number: int, message: Message[object]) -> bytes:
+    return b"%d" % number
 
 
 def text(message: Message[object]) -> bytes:
@@ -120,3 +125,14 @@ def test_a_batch_is_an_immutable_sequence() -> None:
 
 def test_a_gap_is_a_value() -> None:
     assert Gap("expired", "a-1") == Gap("expired", "a-1") != Gap("expired")
+
+
+def test_p4_renderings_are_bounded_in_number_and_batches_in_bytes() -> None:
+    message = Message("x")
+    for number in range(100):
+        message.render(partial(numbered, number))
+    assert len(message._renderings) == 8  # pyright: ignore[reportPrivateUsage]
+    large = Message("x" * 200_000)
+    assert Batch([large]).render(text) is large.render(text)
+    assert Batch([large, large]).render(text) is None
+    assert Batch([large, message]).render(text) is not None

@@ -119,12 +119,13 @@ async def test_a_source_that_cannot_resume_begins_with_a_gap() -> None:
 
 async def test_a_reader_that_is_too_slow_gets_what_it_has_and_then_the_reason() -> None:
     async with QueueStore[int](backlog=3) as store, subscribe(store) as messages:
-        await store.submit(0)
-        await eventually(lambda: store.statistics().delivered == 1)
-        for number in range(1, 10):
+        for number in range(10):
             await store.submit(number)
-        await eventually(lambda: not store.subscribers)
-        assert await take(messages, 1) == [0]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if not store.subscribers:
+                break
+        assert await take(messages, 2) == [0, 1]
         with pytest.raises(ReleasedError, match="overflow"):
             await anext(messages)
         with pytest.raises(ReleasedError):
@@ -141,7 +142,7 @@ async def test_a_slow_reader_of_a_data_store_skips_to_the_newest() -> None:
         got = [await anext(messages)]
         while got[-1].data != 99:
             got.append(await anext(messages))
-        assert len(got) <= 3
+        assert len(got) <= 4
         assert balanced(store.statistics())
 
 

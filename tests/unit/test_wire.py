@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
 from conftest import Logged
@@ -45,7 +47,7 @@ def test_an_event_is_its_fields_line_by_line(message: Message[object], expected:
 
 def test_an_encoder_makes_the_text() -> None:
     assert Message(2).render(event_stream(bin, chunked=False)) == b"data: 0b10\n\n"
-    assert Message(2, "i").render(websocket_json(str)) == b'{"data":2,"id":"i"}'
+    assert Message(2, "i").render(websocket_json(str)) == b'{"data":"2","id":"i"}'
 
 
 @pytest.mark.parametrize(
@@ -105,3 +107,19 @@ def test_control_frames_carry_no_id() -> None:
 )  # fmt: skip
 def test_a_frame_has_the_shortest_length_field(size: int, head: bytes) -> None:
     assert text_frame(b"x" * size) == head + b"x" * size
+
+
+def test_a_format_keeps_no_encoder_alive_but_builtins() -> None:
+    class Renderer:
+        def render(self, data: object) -> str:
+            return str(data)
+
+    renderer = Renderer()
+    gone = weakref.ref(renderer)
+    encode = renderer.render
+    message = Message("x")
+    assert message.render(event_stream(encode, chunked=True)) == chunk(b"data: x\n\n")
+    del renderer, encode
+    assert gone() is None
+    assert event_stream(str.upper, chunked=True) is event_stream(str.upper, chunked=True)
+    assert Message("x").render(event_stream(str.upper, chunked=False)) == b"data: X\n\n"

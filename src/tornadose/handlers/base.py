@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Generic, overload
 
 from tornado.routing import URLSpec
@@ -13,13 +14,15 @@ from tornado.web import RequestHandler
 from typing_extensions import TypeVar
 
 from ..capabilities import resumes, targets
-from ..checks import check_seconds, check_size
+from ..checks import check_methods, check_seconds, check_size
 from ..exceptions import StoreClosedError
 from ..messages import Message
 from ..protocols import Released, Store
 from .connection import http1, open_stream
 
 __all__ = ("BaseHandler", "Options")
+
+log = logging.getLogger("tornadose")
 
 T = TypeVar("T", default=Any)
 P = TypeVar("P")
@@ -30,8 +33,8 @@ class Options(Generic[T]):
     """What a handler can be told besides its store.
 
     Args:
-        encode: Makes the text that travels of a payload; ``None`` sends strings as they
-            are, bytes as UTF-8, and everything else as JSON.
+        encode: Makes the text that travels of a payload, for WebSockets as a JSON string;
+            ``None`` sends strings as they are, bytes as UTF-8, and the rest as JSON.
         heartbeat: Seconds between two signs of life; ``None`` is off.
         retry: Seconds after which a browser reconnects; ``None`` is its own default.
         write_timeout: Seconds in which a client must take the next 64 KiB.
@@ -88,6 +91,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             TypeError: If an option is unknown, or of the wrong type.
             ValueError: If one is out of range.
         """
+        check_methods("store", store, "register", "deregister")
         self.store = store
         self._options = Options(*args, **options)
 
@@ -148,15 +152,15 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             TypeError: If an option is of the wrong type.
             ValueError: If one is out of range.
         """
-        options: dict[str, Any] = {
-            "encode": encode,
-            "heartbeat": heartbeat,
-            "retry": retry,
-            "write_timeout": write_timeout,
-            "send_buffer": send_buffer,
-        }
-        Options(**options)
-        return URLSpec(pattern, cls, {"store": store, **options}, name)
+        given = Options(
+            encode=encode,
+            heartbeat=heartbeat,
+            retry=retry,
+            write_timeout=write_timeout,
+            send_buffer=send_buffer,
+        )
+        check_methods("store", store, "register", "deregister", "submit")
+        return URLSpec(pattern, cls, {"store": store, **changed(given)}, name)
 
     async def get(self, *args: str, **kwargs: str) -> None:
         """Subscribe, and hold the request until it is finished, closed or released."""
@@ -243,7 +247,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         return (header or query).decode("utf-8", "replace") or None
 
     def _cannot_resume(self) -> None:
-        """Take note that there is an id, but a store that has none."""
+        """Tell of the gap that the store, which has no `resume`, does not tell of."""
+        log.warning("%r may have missed messages: its store cannot resume", self)
 
     def _say_goodbye(self, reason: Released) -> None:
         """End the request because the store has let go of it."""
@@ -270,3 +275,13 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             store.deregister(self)
         if self._held is not None and not self._held.done():
             self._held.set_result(None)
+
+
+def changed(options: Options[Any]) -> dict[str, Any]:
+    """Return the options that differ from their defaults, which an `initialize` may not take."""
+    named = ((field.name, field.default) for field in fields(options))
+    return {
+        name: getattr(options, name)
+        for name, default in named
+        if getattr(options, name) != default
+    }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 __all__ = ("Heartbeat", "heartbeat_of")
+
+log = logging.getLogger("tornadose")
 
 Beat: TypeAlias = Callable[[], object]
 
@@ -53,7 +56,10 @@ class Heartbeat:
                 break
             self._due[beat] = now + self._interval
             self._due.move_to_end(beat)
-            beat()
+            try:
+                beat()
+            except Exception:
+                log.exception("%r failed", beat)
             if not self._due:
                 return
         soonest = next(iter(self._due.values()))

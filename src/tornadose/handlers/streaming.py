@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import TypeVar
 
-from ..messages import Batch, Gap, Message
+from ..messages import Batch, Gap, Message, check_message
 from ..wire import Format
 from .base import BaseHandler
 from .connection import Connection, ConnectionClosed
@@ -35,6 +35,7 @@ class StreamingHandler(BaseHandler[T]):
             PoisonedError: If the message cannot be encoded; nothing is written.
             ConnectionClosed: If the client is gone.
         """
+        check_message(message)
         connection = await self._opened()
         await self._write(connection, message.render(self._format))
 
@@ -49,6 +50,8 @@ class StreamingHandler(BaseHandler[T]):
         if connection is None or not connection.ready:
             return False
         rendering = batch.render(self._format)
+        if rendering is None:
+            return False
         try:
             connection.send(rendering)
         except ConnectionClosed:

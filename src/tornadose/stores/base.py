@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Generic, Self
+from weakref import WeakSet
 
 from typing_extensions import TypeVar
 
-from ..checks import check_seconds
+from ..checks import check_methods, check_seconds
 from ..exceptions import StoreClosedError
 from ..fanout import FanOut
 from ..lanes import Lane, Limits, Policy
-from ..messages import Batch, Message
+from ..messages import BATCH, Batch, Message, check_cursor, check_message
 from ..protocols import Released, Subscriber
 from ..statistics import Statistics
 from ..tasks import cancel, is_cancelled
@@ -27,6 +29,9 @@ __all__ = ("BaseStore",)
 log = logging.getLogger("tornadose")
 
 T = TypeVar("T", default=Any)
+
+
+_guarded: WeakSet[Callable[..., Any]] = WeakSet()  # each submit that opens its store
 
 
 class BaseStore(ABC, Generic[T]):
@@ -52,20 +57,12 @@ class BaseStore(ABC, Generic[T]):
         ValueError: If one is out of range, or the policy is unknown.
     """
 
-    _announces_drops = True
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every `submit` begin with starting the store, or refusing a closed one."""
         super().__init_subclass__(**kwargs)
-        submit = vars(cls).get("submit")
-        if iscoroutinefunction(submit):
-
-            @wraps(submit)
-            async def opened(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
-                store._open()
-                return await submit(store, *args, **kwargs)
-
-            setattr(cls, "submit", opened)  # noqa: B010 (the signature stays what it was)
+        submit = cls.submit
+        if submit not in _guarded and not getattr(submit, "__isabstractmethod__", False):
+            setattr(cls, "submit", _guard(submit))  # noqa: B010 (the signature stays)
 
     def __init__(
         self,
@@ -76,9 +73,7 @@ class BaseStore(ABC, Generic[T]):
         max_subscribers: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self._limits = Limits(
-            backlog, policy, block_timeout, max_subscribers, gaps=self._announces_drops
-        )
+        self._limits = Limits(backlog, policy, block_timeout, max_subscribers)
         self._arguments = args, kwargs
         self._begin()
 
@@ -128,6 +123,22 @@ class BaseStore(ABC, Generic[T]):
         """
         self._admit(subscriber)
 
+    def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
+        """Register, and begin with a gap: this store keeps no messages to resume from.
+
+        An empty id is none: it only registers. A store that can resume overrides this.
+
+        Raises:
+            TypeError: If the id is no string.
+            StoreClosedError: If the store is closed.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        check_cursor(after)
+        lane = self._admit(subscriber)
+        if lane is not None and after:
+            self._fanout.books.resumed += 1
+            lane.announce("unknown")
+
     def deregister(self, subscriber: Subscriber[T], /) -> None:
         """Begin no further delivery to this subscriber, and cancel the one under way.
 
@@ -154,7 +165,7 @@ class BaseStore(ABC, Generic[T]):
         for message in messages:
             check_message(message)
         self._check_loop()
-        size = self._limits.backlog
+        size = min(self._limits.backlog, BATCH)
         for start in range(0, len(messages), size):
             await self._fanout.broadcast(Batch(messages[start : start + size]))
 
@@ -229,13 +240,17 @@ class BaseStore(ABC, Generic[T]):
 
     async def _drain_or_fail(self) -> None:
         """Wait for `drain`, but not longer than there is a `publish` to wait for."""
-        if self._publishing is None:
+        publishing = self._publishing
+        if publishing is None or publishing.done() or publishing is asyncio.current_task():
             return
         drained = asyncio.ensure_future(self.drain())
         try:
-            await asyncio.wait({drained, self._publishing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({drained, publishing}, return_when=asyncio.FIRST_COMPLETED)
             if drained.done():
                 drained.result()
+            else:
+                log.error("%r could not publish everything before it was closed", self)
+                await self._fanout.release_all("failed")
         finally:
             await cancel(drained)
 
@@ -248,13 +263,17 @@ class BaseStore(ABC, Generic[T]):
     def _begin(self) -> None:
         """Start with nothing, and belong to no loop yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._fanout: FanOut[T] = FanOut(self._limits)
+        self._fanout: FanOut[T] = self._new_fanout()
         self._publishing: asyncio.Task[None] | None = None
         self._closing = asyncio.Lock()
         self._closed = False
+        self._submitters: set[asyncio.Task[Any]] = set()
         self._prepare()
         args, kwargs = self._arguments
         self.initialize(*args, **kwargs)
+
+    def _new_fanout(self) -> FanOut[T]:
+        return FanOut(self._limits)
 
     def _prepare(self) -> None:
         """Set up what a store of this package needs before `initialize`."""
@@ -275,7 +294,9 @@ class BaseStore(ABC, Generic[T]):
         if self._loop is not None and self._loop.is_closed():
             self._restart()
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+            self._loop = running_loop()
+            if self._loop is None:
+                raise RuntimeError(f"{self!r} needs a running event loop")
         self._check_loop()
 
     def _restart(self) -> None:
@@ -303,8 +324,26 @@ class BaseStore(ABC, Generic[T]):
         except Exception:
             log.exception("publish() of %r failed; the store is closed", self)
         else:
-            log.error("publish() of %r ended; the store is closed", self)
+            if not self._closed:
+                log.error("publish() of %r ended; the store is closed", self)
         await self._fail("failed")
+
+    @contextmanager
+    def _submitting(self) -> Iterator[None]:
+        """Let go of a `submit` that waits for room that `publish`, having failed, never makes."""
+        task = asyncio.current_task()
+        nested = task is None or task in self._submitters
+        if task is not None:
+            self._submitters.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if nested or task is None or task in self._submitters or task.uncancel():
+                raise
+            raise StoreClosedError(f"{self!r} has failed") from None
+        finally:
+            if task is not None and not nested:
+                self._submitters.discard(task)
 
     async def _fail(self, reason: Released) -> None:
         """Close, as nobody publishes any more, unless that is how it is meant to be."""
@@ -312,25 +351,35 @@ class BaseStore(ABC, Generic[T]):
             return
         self._closed = True
         self._refuse_waiting()
+        while self._submitters:
+            self._submitters.pop().cancel()
         if self._fanout.unpublished:
             log.warning("%r has lost %d unpublished messages", self, self._fanout.unpublished)
             reason = "failed"
         await self._fanout.release_all(reason)
 
     def _admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:
-        check_subscriber(subscriber)
+        check_methods("subscriber", subscriber, "publish")
         self._open()
         return self._fanout.admit(subscriber)
 
 
-def check_message(message: object) -> None:
-    if not isinstance(message, Message):
-        raise TypeError(f"expected a Message, not {message!r}")
+def _guard(submit: Callable[..., Any]) -> Callable[..., Any]:
+    """Return this `submit` with the opening of its store in front."""
 
+    @wraps(submit)
+    def opened_now(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
+        store._open()  # pyright: ignore[reportPrivateUsage]  # its own base class
+        return submit(store, *args, **kwargs)
 
-def check_subscriber(subscriber: object) -> None:
-    if not callable(getattr(subscriber, "publish", None)):
-        raise TypeError(f"{subscriber!r} has no method publish()")
+    @wraps(submit)
+    async def opened(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
+        with store._submitting():  # pyright: ignore[reportPrivateUsage]  # its own base class
+            return await opened_now(store, *args, **kwargs)
+
+    guarded = opened if iscoroutinefunction(submit) else opened_now
+    _guarded.add(guarded)
+    return guarded
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

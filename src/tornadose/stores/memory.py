@@ -9,9 +9,10 @@ from typing_extensions import TypeVar
 
 from ..checks import check_size
 from ..exceptions import StoreFullError
-from ..history import History
+from ..fanout import FanOut
+from ..history import History, Page, Replay
 from ..lanes import Policy
-from ..messages import Batch, Message, check_cursor, check_event
+from ..messages import BATCH, Batch, GapReason, Message, check_cursor, check_event
 from ..protocols import Subscriber
 from .base import BaseStore, running_loop
 
@@ -31,13 +32,18 @@ class DataStore(BaseStore[T], Generic[T]):
         max_subscribers: Subscribers at a time; ``None`` is no limit.
     """
 
-    _announces_drops = False
-
     def __init__(
         self, initial_data: T | None = None, *, max_subscribers: int | None = None
     ) -> None:
         self._initial_data = initial_data
-        super().__init__(backlog=1, policy="drop_oldest", max_subscribers=max_subscribers)
+        super().__init__(max_subscribers=max_subscribers)
+
+    def _new_fanout(self) -> FanOut[T]:
+        return FanOut(self._limits, self._newest)
+
+    def _newest(self) -> Replay[T]:
+        """Give the value that who is behind skips to."""
+        return _Newest(self)
 
     def _prepare(self) -> None:
         data = self._initial_data
@@ -89,7 +95,23 @@ class DataStore(BaseStore[T], Generic[T]):
         """Deliver the current value, if there is one, and then every change."""
         lane = self._admit(subscriber)
         if lane is not None and self._latest is not None:
-            lane.offer(Batch([self._latest]))
+            lane.update(Batch([self._latest]), self._newest())
+
+    def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
+        """Begin with a gap, as values have no ids, and go on as `register` does."""
+        check_cursor(after)
+        if not after:
+            return self.register(subscriber)
+        lane = self._admit(subscriber)
+        if lane is not None:
+            self._fanout.books.resumed += 1
+            lane.replay(_Newest(self, "unknown"))
+
+    def _page(self, position: int) -> Page[T]:
+        """Return the current value, if it is newer than this position."""
+        accepted, latest = self._fanout.accepted, self._latest
+        fresh = latest is not None and position < accepted
+        return Page([latest] if latest is not None and fresh else [], None, accepted)
 
     async def publish(self) -> None:
         """Hand on the current value, each time it has changed."""
@@ -98,6 +120,23 @@ class DataStore(BaseStore[T], Generic[T]):
             self._fresh.clear()
             if self._latest is not None:
                 await self._fanout.broadcast(Batch([self._latest]), self._fanout.accepted)
+
+
+class _Newest(Generic[T]):
+    """The value of a `DataStore` for one who is behind: the newest, until there is none newer."""
+
+    def __init__(self, store: DataStore[T], hole: GapReason | None = None) -> None:
+        self._store = store
+        self._hole = hole
+        self._position = -1
+
+    async def read(self) -> Page[T]:
+        if self._hole is not None:
+            hole, self._hole = self._hole, None
+            return Page([], hole, self._position)
+        page = self._store._page(self._position)  # pyright: ignore[reportPrivateUsage]
+        self._position = page.position
+        return page
 
 
 class QueueStore(BaseStore[T], Generic[T]):
@@ -145,7 +184,8 @@ class QueueStore(BaseStore[T], Generic[T]):
         history, inbox = self._sizes
         self._history: History[T] = History(history)
         self._inbox: asyncio.Queue[Message[T]] = asyncio.Queue(inbox)
-        self._submitting = asyncio.Lock()  # first come, first accepted
+        self._most_at_once = min(self._limits.backlog, BATCH)
+        self._turn = asyncio.Lock()  # first come, first accepted
         self._room = asyncio.Event()
 
     def _refuse_waiting(self) -> None:
@@ -164,7 +204,7 @@ class QueueStore(BaseStore[T], Generic[T]):
         """
         if event is not None:
             check_event(event)
-        async with self._submitting:
+        async with self._turn:
             while self._inbox.full() and not self._closed:
                 self._room.clear()
                 await self._room.wait()
@@ -210,7 +250,7 @@ class QueueStore(BaseStore[T], Generic[T]):
         """Hand on what is in the inbox: all that is ready, if a backlog can hold it."""
         while True:
             ready = [await self._inbox.get()]
-            while len(ready) < self._limits.backlog and not self._inbox.empty():
+            while len(ready) < self._most_at_once and not self._inbox.empty():
                 ready.append(self._inbox.get_nowait())
             self._room.set()
             await self._fanout.broadcast(Batch(ready))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from typing import Any
 
 import pytest
 
@@ -183,7 +185,7 @@ async def test_closing_a_store_that_was_never_used_is_harmless() -> None:
 
 async def test_what_is_no_subscriber_and_no_message_is_refused() -> None:
     async with Mailbox() as store:
-        with pytest.raises(TypeError, match="7 has no method publish"):
+        with pytest.raises(TypeError, match="subscriber: 7 has no method publish"):
             store.register(7)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="expected a Message, not 'a'"):
             await store.broadcast("a")  # type: ignore[arg-type]
@@ -297,3 +299,122 @@ async def test_a_healthy_subscriber_survives_any_burst(backlog: int) -> None:
         await eventually(lambda: len(plain.got) == 5000 and len(letters.got) == 3000)
         assert plain.got == list(range(5000))
         assert letters.got == [str(number) for number in range(3000)]
+
+
+async def test_when_publish_fails_who_waits_in_submit_is_told(logged: Logged) -> None:
+    class Bounded(Mailbox):
+        def initialize(self, prefix: str = "") -> None:
+            super().initialize(prefix)
+            self.queue = asyncio.Queue(1)
+
+        async def publish(self) -> None:
+            await asyncio.sleep(0.01)
+            raise OSError("gone")
+
+    store = Bounded()
+    waiting = [asyncio.create_task(store.submit("a")) for _ in range(3)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1)
+    assert [type(outcome) for outcome in outcomes] == [Message, StoreClosedError, StoreClosedError]
+    assert [task.cancelling() for task in waiting] == [0, 0, 0]
+    logged.take("publish() of")
+
+
+async def test_a_submit_that_is_no_coroutine_function_is_guarded_too() -> None:
+    class Mixin:
+        async def submit(self, data: str, /, *, event: str | None = None) -> Message[str]:
+            return Message(data)
+
+    class Mixed(Mixin, Mailbox):
+        pass
+
+    class OldStyle(Mailbox):
+        def submit(self, data: str, /, *, event: str | None = None) -> Any:
+            return super().submit(data, event=event)
+
+    for store in (Mixed(), OldStyle()):
+        await store.aclose()
+        with pytest.raises(StoreClosedError):
+            await store.submit("a")
+
+
+async def test_a_store_may_close_itself_in_its_publish() -> None:
+    class Finite(Mailbox):
+        async def publish(self) -> None:
+            for letter in "ab":
+                await self.broadcast(Message(letter))
+            await self.aclose()
+
+    store, told = Finite(), Told[str]()
+    store.register(told)
+    await eventually(lambda: told.events == ["a", "b", "closed"])
+
+
+async def test_a_subscriber_may_close_the_store_in_its_publish() -> None:
+    class Closing(Told[str]):
+        async def publish(self, message: Message[str], /) -> None:
+            await super().publish(message)
+            await store.aclose(timeout=None)
+
+    store = Mailbox()
+    closing, other = Closing(), Told[str]()
+    store.register(closing)
+    store.register(other)
+    await store.submit("a")
+    await eventually(lambda: closing.events == ["a", "closed"] and other.events == ["a", "closed"])
+
+
+async def test_p2_a_publish_that_fails_during_closing_is_no_complete_end(logged: Logged) -> None:
+    class Failing(QueueStore[int]):
+        async def publish(self) -> None:
+            await self.broadcast(Message(0))
+            raise OSError("gone")
+
+    store, told = Failing(), Told[int]()
+    store.register(told)
+    store.submit_nowait(0)
+    store.submit_nowait(1)
+    await store.aclose()
+    assert told.events[-1] == "failed"
+    logged.take("publish() of")
+    logged.take("could not publish everything")
+
+
+async def test_p1_under_block_what_is_for_one_alone_keeps_its_turn() -> None:
+    async with Mailbox(backlog=1, policy="block", block_timeout=60) as store:
+        stalled = Plain[str]()
+        stalled.running.clear()
+        store.register(stalled)
+        order = [asyncio.create_task(store.deliver(stalled, Message(str(n)))) for n in range(6)]
+        order.append(asyncio.create_task(store.broadcast(*[Message(c) for c in "abc"])))  # type: ignore[arg-type]
+        await asyncio.sleep(0.01)
+        stalled.running.set()
+        await asyncio.gather(*order)
+        await eventually(lambda: stalled.got == [*"012345abc"])
+
+
+async def test_p3_no_burst_keeps_the_loop_for_itself() -> None:
+    longest, running = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest
+        last = time.monotonic()
+        while running:
+            await asyncio.sleep(0)
+            longest = max(longest, (now := time.monotonic()) - last)
+            last = now
+
+    class Slow(Plain[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            time.sleep(0.001)  # noqa: ASYNC251 (that is the work)
+            await super().publish(message)
+
+    async with QueueStore[int](inbox=100_000, backlog=10, history=100_000) as store:
+        ids = [store.submit_nowait(number).id or "" for number in range(20_000)]
+        watcher = asyncio.create_task(watch())
+        direct, slow = Direct[int](), Slow()
+        store.register(direct)
+        store.resume(slow, ids[-200])
+        await eventually(lambda: len(slow.got) == 199)
+        running = False
+        await watcher
+        assert longest < 0.06
