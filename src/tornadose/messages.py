@@ -149,7 +149,7 @@ class Batch(_Shared, Sequence[Message[T_co]]):
     def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes | None:
         """Return all messages in this format, one after the other, joined at most once.
 
-        Returns ``None`` for several messages that are more than `BATCH_BYTES` together:
+        Returns ``None`` for several messages that are more than 256 KiB together:
         these are better written one at a time.
 
         Raises:

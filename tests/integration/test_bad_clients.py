@@ -20,6 +20,7 @@ import pytest
 from tornado.routing import URLSpec
 
 from conftest import Logged
+from integration.clients import program
 from integration.raw import UPGRADE, Raw, dialled, one_by_one, opened, request
 from support import DEADLINE, balanced, eventually, serving
 from tornadose import (
@@ -669,7 +670,14 @@ async def test_p7_five_hundred_visits_leave_nothing() -> None:
 async def curl(url: str) -> AsyncGenerator[asyncio.subprocess.Process, None]:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        "curl", "--silent", "--no-buffer", "--noproxy", "*", url, stdout=pipe, limit=1 << 20
+        program("curl"),
+        "--silent",
+        "--no-buffer",
+        "--noproxy",
+        "*",
+        url,
+        stdout=pipe,
+        limit=1 << 20,
     )
     try:
         yield process
