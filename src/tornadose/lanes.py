@@ -83,6 +83,7 @@ class Lane(Generic[T]):
         "_hole_ahead",
         "_hole_behind",
         "_last_id",
+        "_logged",
         "_nowait",
         "_pump",
         "_replay",
@@ -108,6 +109,7 @@ class Lane(Generic[T]):
         self._replay: Replay[T] | None = None
         self._last_id: str | None = None
         self._ending = False
+        self._logged = False  # that messages were missed, since it was last without a backlog
 
     def offer(self, batch: Batch[T]) -> Batch[T] | None:
         """Deliver the batch at once, or keep it; return what ``block`` has no room for."""
@@ -264,6 +266,7 @@ class Lane(Generic[T]):
             self._fail(error)
         finally:
             self._pump = None
+            self._logged = False
         if self._ending:
             self.release("closed")
 
@@ -350,7 +353,8 @@ class Lane(Generic[T]):
         gap = Gap(reason, self._last_id)
         if hears_gaps(self.subscriber):
             await self.subscriber.publish_gap(gap)
-        else:
+        elif not self._logged:
+            self._logged = True
             log.warning("%r has missed messages after %r: %s", self.subscriber, gap.after, reason)
 
     def _fail(self, error: BaseException) -> None:

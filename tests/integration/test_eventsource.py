@@ -1204,3 +1204,27 @@ async def test_p3_a_client_that_does_not_read_is_released_in_time_and_delays_nob
         await eventually(lambda: len(store.subscribers) == 1)
         await store.submit("still here")
         assert (await reading.next()).data == "still here"
+
+
+async def test_what_is_submitted_before_the_stream_is_open_arrives_first() -> None:
+    class Greeting(EventSource[str]):
+        async def prepare(self) -> None:
+            await self.submit("hello", event="greeting")
+
+        async def get(self, *args: str, **kwargs: str) -> None:
+            await self.submit("again")
+            await super().get(*args, **kwargs)
+
+    async with (
+        QueueStore[str]() as store,
+        serving(Greeting.route("/", store)) as url,
+        event_stream(url) as events,
+    ):
+        await eventually(lambda: store.subscribers)
+        await store.submit("news")
+        got = await events.take(3)
+        assert [(event.event, event.data) for event in got] == [
+            ("greeting", "hello"),
+            ("message", "again"),
+            ("message", "news"),
+        ]

@@ -362,3 +362,19 @@ async def test_a_subscriber_may_leave_from_within_its_publish() -> None:
     assert (once.got, direct.got) == ([1], [1])
     books = fanout.statistics()
     assert (books.offered, books.delivered, books.subscribers) == (2, 2, 0)
+
+
+async def test_p2_under_steady_overload_the_loss_is_logged_once(logged: Logged) -> None:
+    class Slow(Plain[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await asyncio.sleep(0.001)
+            await super().publish(message)
+
+    fanout, slow = fan_out(policy="drop_oldest"), Slow()
+    admit(fanout, slow)
+    for number in range(200):
+        await fanout.broadcast(batch(number))
+        await asyncio.sleep(0)
+    await settled(fanout)
+    assert fanout.statistics().dropped > 100
+    logged.take("has missed messages")

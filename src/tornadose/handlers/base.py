@@ -78,6 +78,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     _options: Options[T] = Options()
     _held: asyncio.Future[None] | None = None
     _subscribable = False
+    _early: tuple[Message[T], ...] = ()
     _released: Released | None = None
     _left = False
 
@@ -173,10 +174,14 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Queue a payload for this subscriber alone, behind what it has not taken yet.
 
-        A store that cannot do that is bypassed: the payload is published at once.
+        What comes before the request is accepted, in ``prepare`` or an overridden
+        ``get``, is kept until it has subscribed. A store that cannot queue for one
+        subscriber is bypassed: the payload is published at once.
         """
         message = Message(data, event=event)
-        if not (targets(self.store) and await self.store.deliver(self, message)):
+        if not self._subscribable:
+            self._early = (*self._early, message)
+        elif not (targets(self.store) and await self.store.deliver(self, message)):
             await self.publish(message)
         return message
 
@@ -219,6 +224,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         http1(self.request).set_close_callback(self._lost)
         try:
             self._subscribe()
+            for message in self._early:
+                await self.submit(message.data, event=message.event)
             await self._held
         finally:
             self._leave()

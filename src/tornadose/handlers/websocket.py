@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol
 from typing_extensions import TypeVar
 
-from ..messages import Batch, Gap
+from ..messages import Batch, Gap, Message
 from ..protocols import Released
 from ..wire import gap_object, text_frame, websocket_frame, websocket_json
 from .base import Options
@@ -62,6 +62,16 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         """Ignore what the client sends. Override it to listen."""
+
+    async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
+        """Queue a payload for this client alone, behind what it has not taken yet.
+
+        Raises:
+            RuntimeError: Before ``open`` of this class.
+        """
+        if not self._subscribable:
+            raise RuntimeError(f"{self!r} is not open yet: submit after super().open()")
+        return await super().submit(data, event=event)
 
     def publish_nowait(self, batch: Batch[T], /) -> bool:
         """Write all messages to the socket, or none; compressed, one at a time."""

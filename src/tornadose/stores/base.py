@@ -147,7 +147,7 @@ class BaseStore(ABC, Generic[T]):
         Raises:
             RuntimeError: In a thread or event loop that is not the store's.
         """
-        if self._loop is not None and not self._loop.is_closed():
+        if self._home_loop is not None and not self._home_loop.is_closed():
             self._check_loop()
             self._fanout.dismiss(subscriber)
 
@@ -164,7 +164,7 @@ class BaseStore(ABC, Generic[T]):
         """
         for message in messages:
             check_message(message)
-        self._check_loop()
+        self._bind()
         size = min(self._limits.backlog, BATCH)
         for start in range(0, len(messages), size):
             await self._fanout.broadcast(Batch(messages[start : start + size]))
@@ -180,13 +180,13 @@ class BaseStore(ABC, Generic[T]):
             RuntimeError: In a thread or event loop that is not the store's.
         """
         check_message(message)
-        self._check_loop()
+        self._bind()
         return await self._fanout.deliver(subscriber, message)
 
     @property
     def subscribers(self) -> Sequence[Subscriber[T]]:
         """Whoever is registered now, in the order of registration."""
-        if self._loop is not None and self._loop.is_closed():
+        if self._home_loop is not None and self._home_loop.is_closed():
             return ()
         return self._fanout.subscribers
 
@@ -223,10 +223,10 @@ class BaseStore(ABC, Generic[T]):
         """
         check_seconds("timeout", timeout, or_none=True, or_zero=True)
         self._bind()
-        self._closed = True
+        self._is_closed = True
         self._refuse_waiting()
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        async with self._closing:
+        async with self._close_once:
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._drain_or_fail()
@@ -262,11 +262,11 @@ class BaseStore(ABC, Generic[T]):
 
     def _begin(self) -> None:
         """Start with nothing, and belong to no loop yet."""
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home_loop: asyncio.AbstractEventLoop | None = None
         self._fanout: FanOut[T] = self._new_fanout()
         self._publishing: asyncio.Task[None] | None = None
-        self._closing = asyncio.Lock()
-        self._closed = False
+        self._close_once = asyncio.Lock()
+        self._is_closed = False
         self._submitters: set[asyncio.Task[Any]] = set()
         self._prepare()
         args, kwargs = self._arguments
@@ -283,7 +283,7 @@ class BaseStore(ABC, Generic[T]):
 
     def _check_loop(self) -> None:
         loop = running_loop()
-        if loop is not self._loop or loop is None:
+        if loop is not self._home_loop or loop is None:
             raise RuntimeError(
                 f"{self!r} belongs to another event loop or thread; "
                 "use asyncio.run_coroutine_threadsafe(store.submit(data), loop) there"
@@ -291,23 +291,23 @@ class BaseStore(ABC, Generic[T]):
 
     def _bind(self) -> None:
         """Belong to the running loop, or refuse it."""
-        if self._loop is not None and self._loop.is_closed():
+        if self._home_loop is not None and self._home_loop.is_closed():
             self._restart()
-        if self._loop is None:
-            self._loop = running_loop()
-            if self._loop is None:
+        if self._home_loop is None:
+            self._home_loop = running_loop()
+            if self._home_loop is None:
                 raise RuntimeError(f"{self!r} needs a running event loop")
         self._check_loop()
 
     def _restart(self) -> None:
-        if not self._closed and self._fanout.unpublished:
+        if not self._is_closed and self._fanout.unpublished:
             log.warning("%r has lost %d unpublished messages", self, self._fanout.unpublished)
         self._begin()
 
     def _open(self) -> None:
         """Belong to the running loop, and publish there."""
         self._bind()
-        if self._closed:
+        if self._is_closed:
             raise StoreClosedError(f"{self!r} is closed")
         if self._publishing is None:
             self._publishing = asyncio.create_task(self._supervise())
@@ -324,7 +324,7 @@ class BaseStore(ABC, Generic[T]):
         except Exception:
             log.exception("publish() of %r failed; the store is closed", self)
         else:
-            if not self._closed:
+            if not self._is_closed:
                 log.error("publish() of %r ended; the store is closed", self)
         await self._fail("failed")
 
@@ -347,9 +347,9 @@ class BaseStore(ABC, Generic[T]):
 
     async def _fail(self, reason: Released) -> None:
         """Close, as nobody publishes any more, unless that is how it is meant to be."""
-        if self._closed:
+        if self._is_closed:
             return
-        self._closed = True
+        self._is_closed = True
         self._refuse_waiting()
         while self._submitters:
             self._submitters.pop().cancel()

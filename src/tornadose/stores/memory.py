@@ -57,9 +57,9 @@ class DataStore(BaseStore[T], Generic[T]):
 
     @data.setter
     def data(self, data: T) -> None:
-        if self._loop is not None and self._loop.is_closed():
+        if self._home_loop is not None and self._home_loop.is_closed():
             self._restart()
-        if self._loop is None and running_loop() is None:
+        if self._home_loop is None and running_loop() is None:
             self._latest = Message(data)
         else:
             self.submit_nowait(data)
@@ -205,7 +205,7 @@ class QueueStore(BaseStore[T], Generic[T]):
         if event is not None:
             check_event(event)
         async with self._turn:
-            while self._inbox.full() and not self._closed:
+            while self._inbox.full() and not self._is_closed:
                 self._room.clear()
                 await self._room.wait()
             return self.submit_nowait(data, event=event)
