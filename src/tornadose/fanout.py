@@ -58,11 +58,6 @@ class FanOut(Generic[T]):
     def subscribers(self) -> tuple[Subscriber[T], ...]:
         return tuple(lane.subscriber for lane in self._lanes.values())
 
-    @property
-    def unpublished(self) -> int:
-        """How many accepted messages were not handed to the lanes."""
-        return self.accepted - self._position
-
     def statistics(self) -> Statistics:
         return Statistics(
             subscribers=len(self._lanes),
@@ -91,7 +86,8 @@ class FanOut(Generic[T]):
         self._left.set()
 
     async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
-        """Offer a message to one lane; false if there is none."""
+        """Offer a message to one lane, behind what is accepted; false if there is none."""
+        await self.handed_on()
         if self.limits.policy != "block":
             return self._offer_one(subscriber, message) is not None
         async with self._turn:  # behind those who wait for room
@@ -130,10 +126,17 @@ class FanOut(Generic[T]):
                 await self.work.rest()
 
     async def handed_on(self) -> None:
-        """Wait until everything accepted was offered to the lanes."""
-        while self._position < self.accepted:
+        """Wait until everything accepted before this call was offered to the lanes."""
+        position = self.accepted
+        while self._position < position:
             self._handed_on.clear()
             await self._handed_on.wait()
+
+    def abandon_unpublished(self) -> int:
+        """Let nobody wait any more for what will never be published, and count it."""
+        lost, self._position = self.accepted - self._position, self.accepted
+        self._handed_on.set()
+        return lost
 
     async def _offer_all(self, batch: Batch[T], before: int) -> None:
         """Offer the batch to every lane, also when cancelled, but then without a pause."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar, overload
+from weakref import ref
 
 from .exceptions import PoisonedError
 
@@ -21,21 +22,25 @@ T_co = TypeVar("T_co", covariant=True)
 GapReason: TypeAlias = Literal["overflow", "expired", "unknown", "restarted", "outage", "poisoned"]
 BATCH = 32  # messages that are encoded and written together, at most
 BATCH_BYTES = 1 << 18
-FORMATS = 8  # renderings that are remembered, at most
+MANY_FORMATS = 8  # renderings, from which on it is worth looking for old ones
 _FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
 
 
 class _Shared:
-    """Remembers one rendering per format, outside the fields that make up a value."""
+    """Remembers one rendering per format, outside the fields that make up a value.
+
+    Formats are held weakly, as their encoder may be a method of a client's handler.
+    """
 
     __slots__ = ("_renderings",)
     _renderings: dict[object, bytes | Exception]
 
-    def _remember(self, fmt: object, rendering: bytes | Exception) -> None:
-        """Keep it, in place of the oldest where there are too many."""
-        if len(self._renderings) >= FORMATS:
-            del self._renderings[next(iter(self._renderings))]
-        self._renderings[fmt] = rendering
+    def _remember(self, key: object, rendering: bytes | Exception) -> None:
+        """Keep it, and let go of those whose format nobody uses any more."""
+        if len(self._renderings) >= MANY_FORMATS:
+            for old in [k for k in self._renderings if isinstance(k, ref) and k() is None]:
+                del self._renderings[old]
+        self._renderings[key] = rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +81,14 @@ class Message(_Shared, Generic[T_co]):
         Raises:
             PoisonedError: If it cannot be encoded, which is logged the first time.
         """
-        rendering = self._renderings.get(fmt)
+        rendering = self._renderings.get(key := ref(fmt))
         if rendering is None:
             try:
                 rendering = fmt(self)
             except Exception as error:
                 log.exception("message %r (event %r) cannot be encoded", self.id, self.event)
                 rendering = error
-            self._remember(fmt, rendering)
+            self._remember(key, rendering)
         if isinstance(rendering, Exception):
             raise PoisonedError(f"message {self.id!r}: {rendering}") from rendering
         return rendering
@@ -155,14 +160,14 @@ class Batch(_Shared, Sequence[Message[T_co]]):
         Raises:
             PoisonedError: If one of them cannot be encoded.
         """
-        rendering = self._renderings.get(fmt)
+        rendering = self._renderings.get(key := ref(fmt))
         if rendering is None:
             parts = [message.render(fmt) for message in self._messages]
             if len(parts) > 1 and sum(map(len, parts)) > BATCH_BYTES:
                 rendering = _TOO_LARGE
             else:
                 rendering = b"".join(parts)
-            self._remember(fmt, rendering)
+            self._remember(key, rendering)
         return rendering if isinstance(rendering, bytes) else None
 
 

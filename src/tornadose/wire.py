@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Generic, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakValueDictionary
 
 from .messages import Gap, Message
 
@@ -117,44 +116,34 @@ def text_frame(payload: bytes) -> bytes:
 class Format(Generic[T]):
     """A way to make bytes of a message, known by its identity.
 
-    Messages remember their formats. So that they do not keep a client's handler alive
-    whose method is the encoder, a format holds its encoder weakly.
-
     Args:
         frame: Makes the bytes of the message and its text.
-        encode: Gives what makes the text of the payload.
+        encode: Makes the text of the payload.
     """
 
-    __slots__ = ("_encode", "_frame")
+    __slots__ = ("__weakref__", "_encode", "_frame")
 
-    def __init__(
-        self, frame: Callable[[Message[T], str], bytes], encode: Callable[[], Encoder[T] | None]
-    ) -> None:
+    def __init__(self, frame: Callable[[Message[T], str], bytes], encode: Encoder[T]) -> None:
         self._frame = frame
         self._encode = encode
 
     def __call__(self, message: Message[T]) -> bytes:
-        encode = self._encode()
-        if encode is None:
-            raise ReferenceError("the encoder of this format is gone")
-        return self._frame(message, check_text(encode(message.data)))
+        return self._frame(message, check_text(self._encode(message.data)))
 
 
-_formats: WeakKeyDictionary[Encoder[Any], dict[object, Format[Any]]] = WeakKeyDictionary()
+_formats: WeakValueDictionary[object, Format[Any]] = WeakValueDictionary()
+_lasting: set[Format[Any]] = set()  # those without an encoder of the user's
 
 
 def _shared(frame: Callable[[Message[T], str], bytes], encode: Encoder[T]) -> Format[T]:
-    """Return one and the same format as long as the encoder lives."""
-    try:
-        formats = _formats.setdefault(encode, {})
-    except TypeError:  # builtins like str.upper, which live for ever
-        return _builtin(frame, encode)
-    return formats.setdefault(frame, Format(frame, ref(encode)))
+    """Return one and the same format as long as somebody uses it."""
+    return _formats.setdefault((frame, encode), Format(frame, encode))
 
 
-@lru_cache(256)
-def _builtin(frame: Callable[[Message[Any], str], bytes], encode: Encoder[Any]) -> Format[Any]:
-    return Format(frame, lambda: encode)
+def _default(frame: Callable[[Message[T], str], bytes], encode: Encoder[T]) -> Format[T]:
+    fmt = _shared(frame, encode)
+    _lasting.add(fmt)
+    return fmt
 
 
 def check_text(text: object) -> str:
@@ -165,18 +154,19 @@ def check_text(text: object) -> str:
 
 def event_stream(encode: Encoder[T] | None, *, chunked: bool) -> Format[T]:
     """Return the format of an event stream."""
-    return _shared(event_chunk if chunked else event, encode or text_of)
+    frame = event_chunk if chunked else event
+    return _default(frame, text_of) if encode is None else _shared(frame, encode)
 
 
 def websocket_json(encode: Encoder[T] | None) -> Format[T]:
     """Return the format of WebSocket payloads; the encoder's text is a JSON string."""
     if encode is None:
-        return _shared(websocket_object, data_json)
+        return _default(websocket_object, data_json)
     return _shared(websocket_text, encode)
 
 
 def websocket_frame(encode: Encoder[T] | None) -> Format[T]:
     """Return the format of whole WebSocket frames."""
     if encode is None:
-        return _shared(websocket_object_frame, data_json)
+        return _default(websocket_object_frame, data_json)
     return _shared(websocket_text_frame, encode)

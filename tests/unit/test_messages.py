@@ -127,12 +127,28 @@ def test_a_gap_is_a_value() -> None:
     assert Gap("expired", "a-1") == Gap("expired", "a-1") != Gap("expired")
 
 
-def test_p4_renderings_are_bounded_in_number_and_batches_in_bytes() -> None:
+def test_p4_renderings_do_not_outlive_their_formats() -> None:
     message = Message("x")
     for number in range(100):
         message.render(partial(numbered, number))
-    assert len(message._renderings) == 8  # pyright: ignore[reportPrivateUsage]
-    large = Message("x" * 200_000)
+    assert len(message._renderings) <= 9  # pyright: ignore[reportPrivateUsage]
+
+
+def test_p5_any_number_of_formats_in_use_is_remembered() -> None:
+    calls: list[int] = []
+
+    def count(number: int, message: Message[object]) -> bytes:
+        calls.append(number)
+        return b"."
+
+    message, formats = Message("x"), [partial(count, number) for number in range(50)]
+    for fmt in formats * 3:
+        message.render(fmt)
+    assert calls == list(range(50))
+
+
+def test_p4_a_batch_is_bounded_in_bytes() -> None:
+    message, large = Message("x"), Message("x" * 200_000)
     assert Batch([large]).render(text) is large.render(text)
     assert Batch([large, large]).render(text) is None
     assert Batch([large, message]).render(text) is not None

@@ -109,17 +109,25 @@ def test_a_frame_has_the_shortest_length_field(size: int, head: bytes) -> None:
     assert text_frame(b"x" * size) == head + b"x" * size
 
 
-def test_a_format_keeps_no_encoder_alive_but_builtins() -> None:
-    class Renderer:
-        def render(self, data: object) -> str:
-            return str(data)
+class Renderer:
+    def render(self, data: object) -> str:
+        return str(data)
 
+
+def test_p4_a_message_keeps_no_encoder_alive() -> None:
     renderer = Renderer()
     gone = weakref.ref(renderer)
-    encode = renderer.render
     message = Message("x")
-    assert message.render(event_stream(encode, chunked=True)) == chunk(b"data: x\n\n")
-    del renderer, encode
+    assert message.render(event_stream(renderer.render, chunked=True)) == b"9\r\ndata: x\n\n\r\n"
+    del renderer
     assert gone() is None
+
+
+def test_equal_methods_are_one_encoder_however_many_of_its_users_leave() -> None:
+    renderer, message = Renderer(), Message("x")
+    first = event_stream(renderer.render, chunked=False)
+    second = event_stream(renderer.render, chunked=False)
+    assert first is second
+    del first
+    assert message.render(second) == b"data: x\n\n"
     assert event_stream(str.upper, chunked=True) is event_stream(str.upper, chunked=True)
-    assert Message("x").render(event_stream(str.upper, chunked=False)) == b"data: X\n\n"

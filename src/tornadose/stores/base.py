@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -236,6 +236,7 @@ class BaseStore(ABC, Generic[T]):
                 log.warning("%r is closed before everybody had everything", self)
             finally:
                 await self._stop_publishing()
+                self._abandon()
                 await self._fanout.abort()
 
     async def _drain_or_fail(self) -> None:
@@ -300,8 +301,9 @@ class BaseStore(ABC, Generic[T]):
         self._check_loop()
 
     def _restart(self) -> None:
-        if not self._is_closed and self._fanout.unpublished:
-            log.warning("%r has lost %d unpublished messages", self, self._fanout.unpublished)
+        lost = self._fanout.abandon_unpublished()
+        if lost and not self._is_closed:
+            log.warning("%r has lost %d unpublished messages", self, lost)
         self._begin()
 
     def _open(self) -> None:
@@ -329,7 +331,7 @@ class BaseStore(ABC, Generic[T]):
         await self._fail("failed")
 
     @contextmanager
-    def _submitting(self) -> Iterator[None]:
+    def _submitting(self) -> Generator[None]:
         """Let go of a `submit` that waits for room that `publish`, having failed, never makes."""
         task = asyncio.current_task()
         nested = task is None or task in self._submitters
@@ -351,12 +353,18 @@ class BaseStore(ABC, Generic[T]):
             return
         self._is_closed = True
         self._refuse_waiting()
-        while self._submitters:
-            self._submitters.pop().cancel()
-        if self._fanout.unpublished:
-            log.warning("%r has lost %d unpublished messages", self, self._fanout.unpublished)
+        if self._abandon():
             reason = "failed"
         await self._fanout.release_all(reason)
+
+    def _abandon(self) -> bool:
+        """Let go of those who wait in `submit`, and tell whether messages are lost."""
+        while self._submitters:
+            self._submitters.pop().cancel()
+        lost = self._fanout.abandon_unpublished()
+        if lost:
+            log.warning("%r has lost %d unpublished messages", self, lost)
+        return lost > 0
 
     def _admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:
         check_methods("subscriber", subscriber, "publish")

@@ -127,13 +127,14 @@ class _Newest(Generic[T]):
 
     def __init__(self, store: DataStore[T], hole: GapReason | None = None) -> None:
         self._store = store
-        self._hole = hole
+        self._hole: GapReason | None = hole
         self._position = -1
 
     async def read(self) -> Page[T]:
         if self._hole is not None:
-            hole, self._hole = self._hole, None
-            return Page([], hole, self._position)
+            gap = Page[T]([], self._hole, self._position)
+            self._hole = None
+            return gap
         page = self._store._page(self._position)  # pyright: ignore[reportPrivateUsage]
         self._position = page.position
         return page

@@ -377,6 +377,7 @@ async def test_p2_a_publish_that_fails_during_closing_is_no_complete_end(logged:
     assert told.events[-1] == "failed"
     logged.take("publish() of")
     logged.take("could not publish everything")
+    logged.take("has lost 1 unpublished messages")
 
 
 async def test_p1_under_block_what_is_for_one_alone_keeps_its_turn() -> None:
@@ -418,3 +419,32 @@ async def test_p3_no_burst_keeps_the_loop_for_itself() -> None:
         running = False
         await watcher
         assert longest < 0.06
+
+
+async def test_what_is_for_one_alone_comes_behind_what_was_accepted_before() -> None:
+    async with QueueStore[str]() as store:
+        plain, direct = Plain[str](), Direct[str]()
+        store.register(plain)
+        store.register(direct)
+        await store.submit("a")
+        assert await store.deliver(direct, Message("b"))
+        await store.submit("c")
+        await eventually(lambda: direct.got == ["a", "b", "c"] and plain.got == ["a", "c"])
+
+
+async def test_closing_lets_go_of_those_who_wait_in_a_custom_submit(logged: Logged) -> None:
+    class Stuck(Mailbox):
+        def initialize(self, prefix: str = "") -> None:
+            super().initialize(prefix)
+            self.queue = asyncio.Queue(1)
+
+        async def publish(self) -> None:
+            await asyncio.Event().wait()
+
+    store = Stuck()
+    waiting = [asyncio.create_task(store.submit("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    await store.aclose(timeout=0.05)
+    outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1)
+    assert [type(outcome) for outcome in outcomes] == [Message, StoreClosedError, StoreClosedError]
+    logged.take("closed before everybody had everything")

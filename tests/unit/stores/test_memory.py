@@ -90,6 +90,7 @@ async def test_closing_tells_those_who_wait_for_the_inbox(logged: Logged) -> Non
     assert [type(outcome) for outcome in outcomes] == [Message] * 4 + [StoreClosedError] * 5
     assert stalled.events == ["timeout"]
     logged.take("closed before everybody had everything")
+    logged.take("has lost 1 unpublished messages")
 
 
 @pytest.mark.parametrize("event", ["", "gap", "a\nb"])
