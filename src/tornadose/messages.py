@@ -38,9 +38,13 @@ class _Shared:
     def _remember(self, key: object, rendering: bytes | Exception) -> None:
         """Keep it, and let go of those whose format nobody uses any more."""
         if len(self._renderings) >= MANY_FORMATS:
-            for old in [k for k in self._renderings if isinstance(k, ref) and k() is None]:
+            for old in [key for key in self._renderings if _is_gone(key)]:
                 del self._renderings[old]
         self._renderings[key] = rendering
+
+
+def _is_gone(key: object) -> bool:
+    return isinstance(key, ref) and key() is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ class _Newest(Generic[T]):
 
     async def read(self) -> Page[T]:
         if self._hole is not None:
-            gap = Page[T]([], self._hole, self._position)
+            gap: Page[T] = Page([], self._hole, self._position)
             self._hole = None
             return gap
         page = self._store._page(self._position)  # pyright: ignore[reportPrivateUsage]
