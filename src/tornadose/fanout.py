@@ -55,6 +55,11 @@ class FanOut(Generic[T]):
         self._left = asyncio.Event()
 
     @property
+    def conflates(self) -> bool:
+        """Whether who is behind skips to the newest value."""
+        return self._newest is not None
+
+    @property
     def subscribers(self) -> tuple[Subscriber[T], ...]:
         return tuple(lane.subscriber for lane in self._lanes.values())
 
@@ -62,7 +67,6 @@ class FanOut(Generic[T]):
         return Statistics(
             subscribers=len(self._lanes),
             submitted=self.accepted,
-            pending=self.books.pending,
             **asdict(self.books),
         )
 

@@ -153,6 +153,7 @@ class Lane(Generic[T]):
         """Announce that so many messages that were offered will never be put."""
         if count and not self.closed:
             self._waiting -= count
+            self._fanout.books.pending -= count
             self._fanout.books.dropped += count
             self.announce("overflow")
 
@@ -183,6 +184,7 @@ class Lane(Generic[T]):
     def close(self) -> None:
         """Begin no further delivery, and interrupt the one under way."""
         self.closed = True
+        self._fanout.books.pending -= self._waiting
         self._fanout.books.abandoned += self._waiting
         self._waiting = 0
         self._replay = None
@@ -211,6 +213,7 @@ class Lane(Generic[T]):
     def _keep(self, batch: Batch[T]) -> Batch[T] | None:
         limits, queue = self._fanout.limits, self._queue()
         self._waiting += len(batch)
+        self._fanout.books.pending += len(batch)
         rest = None
         for index, message in enumerate(batch):
             if queue.full():
@@ -232,6 +235,7 @@ class Lane(Generic[T]):
 
     def _drop(self, queue: asyncio.Queue[tuple[GapReason | None, Message[T]]]) -> None:
         self._waiting -= 1
+        self._fanout.books.pending -= 1
         self._fanout.books.dropped += 1
         if self._fanout.limits.policy == "drop_oldest":
             hole, _ = queue.get_nowait()
@@ -253,7 +257,7 @@ class Lane(Generic[T]):
         try:
             await self._read_history()
             await self._empty_backlog()
-            while self._replay is not None:
+            while self._replay is not None:  # a value has changed meanwhile
                 await self._read_history()
                 await self._empty_backlog()
         except asyncio.CancelledError as error:
@@ -282,8 +286,11 @@ class Lane(Generic[T]):
             if self.closed:
                 return
             self._fanout.books.offered += len(page.messages)
+            self._fanout.books.pending += len(page.messages)
             self._waiting += len(page.messages)
             await self._deliver(deque(page.messages))
+            if self._fanout.conflates:
+                return  # or the backlog would wait for as long as values change
 
     async def _empty_backlog(self) -> None:
         queue = self._queue()
@@ -323,9 +330,11 @@ class Lane(Generic[T]):
             if self._nowait is not None:
                 self._waiting -= len(messages)
                 if self._take(Batch(messages)):
+                    books.pending -= len(messages)
                     books.delivered += len(messages)
                     return messages.clear()
                 if self.closed:
+                    books.pending -= len(messages)
                     books.abandoned += len(messages)
                     return
                 self._waiting += len(messages)
@@ -337,12 +346,15 @@ class Lane(Generic[T]):
         try:
             await self.subscriber.publish(message)
         except PoisonedError:
+            books.pending -= 1
             books.poisoned += 1
             await self._tell("poisoned")
         except BaseException:
+            books.pending -= 1
             books.abandoned += 1
             raise
         else:
+            books.pending -= 1
             books.delivered += 1
             self._last_id = message.id or self._last_id
 

@@ -55,10 +55,7 @@ class Books:
     dropped: int = 0
     poisoned: int = 0
     abandoned: int = 0
+    pending: int = 0
     gaps: int = 0
     resumed: int = 0
     max_backlog: int = 0
-
-    @property
-    def pending(self) -> int:
-        return self.offered - self.delivered - self.dropped - self.poisoned - self.abandoned

@@ -224,8 +224,10 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         http1(self.request).set_close_callback(self._lost)
         try:
             self._subscribe()
-            for message in self._early:
-                await self.submit(message.data, event=message.event)
+            early, self._early = self._early, ()
+            for message in early:
+                if not (self._left or self._finished):
+                    await self.submit(message.data, event=message.event)
             await self._held
         finally:
             self._leave()

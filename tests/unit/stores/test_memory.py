@@ -334,3 +334,24 @@ async def test_data_store_what_is_for_one_alone_and_the_newest_value_both_arrive
         ]
         assert [event for event in slow.events if "private" not in str(event)] == ["v1", "final"]
         assert balanced(store.statistics())
+
+
+async def test_data_store_what_is_for_one_alone_arrives_while_values_keep_changing() -> None:
+    class Slow(Plain[str]):
+        async def publish(self, message: Message[str], /) -> None:
+            await asyncio.sleep(0.004)
+            await super().publish(message)
+
+    async with DataStore[str]() as store:
+        slow = Slow()
+        store.register(slow)
+
+        async def change() -> None:
+            while "private" not in slow.got:
+                await store.submit("value")
+                await asyncio.sleep(0.001)
+
+        changing = asyncio.create_task(change())
+        await eventually(lambda: len(slow.got) > 3)
+        await store.deliver(slow, Message("private"))
+        await asyncio.wait_for(changing, 5)
