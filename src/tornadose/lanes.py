@@ -365,9 +365,12 @@ class Lane(Generic[T]):
         gap = Gap(reason, self._last_id)
         if hears_gaps(self.subscriber):
             await self.subscriber.publish_gap(gap)
-        elif not self._logged:
+        else:
+            level = logging.DEBUG if self._logged else logging.WARNING
+            log.log(
+                level, "%r has missed messages after %r: %s", self.subscriber, gap.after, reason
+            )
             self._logged = True
-            log.warning("%r has missed messages after %r: %s", self.subscriber, gap.after, reason)
 
     def _fail(self, error: BaseException) -> None:
         if self.closed:

@@ -6,8 +6,9 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, dataclass
+from types import MethodType
 from typing import Generic, Literal, TypeAlias, TypeVar, overload
-from weakref import ref
+from weakref import WeakMethod, ref
 
 from .exceptions import PoisonedError
 
@@ -41,6 +42,16 @@ class _Shared:
             for old in [key for key in self._renderings if _is_gone(key)]:
                 del self._renderings[old]
         self._renderings[key] = rendering
+
+
+def _key(fmt: Callable[..., object]) -> object:
+    """Return what stands for this format without keeping it alive."""
+    if isinstance(fmt, MethodType):
+        return WeakMethod(fmt)
+    try:
+        return ref(fmt)
+    except TypeError:  # a builtin
+        return fmt
 
 
 def _is_gone(key: object) -> bool:
@@ -85,7 +96,7 @@ class Message(_Shared, Generic[T_co]):
         Raises:
             PoisonedError: If it cannot be encoded, which is logged the first time.
         """
-        rendering = self._renderings.get(key := ref(fmt))
+        rendering = self._renderings.get(key := _key(fmt))
         if rendering is None:
             try:
                 rendering = fmt(self)
@@ -164,7 +175,7 @@ class Batch(_Shared, Sequence[Message[T_co]]):
         Raises:
             PoisonedError: If one of them cannot be encoded.
         """
-        rendering = self._renderings.get(key := ref(fmt))
+        rendering = self._renderings.get(key := _key(fmt))
         if rendering is None:
             parts = [message.render(fmt) for message in self._messages]
             if len(parts) > 1 and sum(map(len, parts)) > BATCH_BYTES:

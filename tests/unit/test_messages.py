@@ -152,3 +152,17 @@ def test_p4_a_batch_is_bounded_in_bytes() -> None:
     assert Batch([large]).render(text) is large.render(text)
     assert Batch([large, large]).render(text) is None
     assert Batch([large, message]).render(text) is not None
+
+
+def test_p5_a_method_is_a_format_too_however_often_it_is_looked_up() -> None:
+    class Renderer:
+        calls = 0
+
+        def render(self, message: Message[object]) -> bytes:
+            self.calls += 1
+            return b"."
+
+    renderer, message = Renderer(), Message("x")
+    for _ in range(3):
+        assert Batch([message]).render(renderer.render) == b"."
+    assert renderer.calls == 1
