@@ -91,6 +91,11 @@ class FanOut(Generic[T]):
 
     async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
         """Offer a message to one lane, behind what is accepted; false if there is none."""
+        lane = self._lanes.get(id(subscriber))
+        if lane is not None and lane.is_delivering():  # it would wait for itself
+            rest = lane.offer(Batch([message]))
+            lane.give_up(0 if rest is None else len(rest))
+            return True
         await self.handed_on()
         if self.limits.policy != "block":
             return self._offer_one(subscriber, message) is not None

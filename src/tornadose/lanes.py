@@ -163,10 +163,14 @@ class Lane(Generic[T]):
         self._last_id = after or self._last_id
         self._ensure_pump()
 
+    def is_delivering(self) -> bool:
+        """Tell whether it is this lane that has called whoever asks."""
+        return self._pump is not None and self._pump is asyncio.current_task()
+
     def finish(self) -> None:
         """Release the subscriber once everything is delivered."""
         self._ending = True
-        if self._pump is None or self._pump is asyncio.current_task():
+        if self._pump is None or self.is_delivering():
             self.release("closed")
 
     def release(self, reason: Released) -> None:

@@ -448,3 +448,19 @@ async def test_closing_lets_go_of_those_who_wait_in_a_custom_submit(logged: Logg
     outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1)
     assert [type(outcome) for outcome in outcomes] == [Message, StoreClosedError, StoreClosedError]
     logged.take("closed before everybody had everything")
+
+
+async def test_a_subscriber_may_queue_for_itself_in_its_publish() -> None:
+    class Echo(Told[str]):
+        async def publish(self, message: Message[str], /) -> None:
+            await super().publish(message)
+            if not message.data.startswith("re: "):
+                await store.deliver(self, Message(f"re: {message.data}"))
+
+    async with Mailbox(backlog=10, policy="block", block_timeout=60) as store:
+        echo = Echo()
+        store.register(echo)
+        for letter in "abc":
+            await store.submit(letter)
+        await eventually(lambda: len(echo.got) == 6)
+        assert sorted(echo.got) == ["a", "b", "c", "re: a", "re: b", "re: c"]

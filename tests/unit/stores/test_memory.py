@@ -207,7 +207,8 @@ async def test_data_store_a_slow_subscriber_skips_to_the_newest_without_a_gap() 
         store.register(fast)
         for number in range(100):
             await store.submit(number)
-        await eventually(lambda: fast.got == list(range(100)))
+        await eventually(lambda: fast.got[-1:] == [99])
+        assert fast.got == sorted(set(fast.got))
         slow.running.set()
         await eventually(lambda: slow.events[-1:] == [99])
         assert len(slow.events) == 2
