@@ -52,9 +52,8 @@ class Connection:
     def ready(self) -> bool:
         """Whether bytes can go straight to the socket, and nobody else's turn it is."""
         stream = self._stream
-        return not (
-            stream.writing() or stream.closed() or (self._turn is not None and self._turn.locked())
-        )
+        waiting = stream.writing() or (self._turn is not None and self._turn.locked())
+        return not (waiting or self._ended or stream.closed())
 
     def end(self) -> None:
         """Take no more bytes: the response is complete."""

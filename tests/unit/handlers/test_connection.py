@@ -77,6 +77,16 @@ async def test_last_bytes_stand_behind_what_waits() -> None:
         connection.append(b"nobody")
 
 
+async def test_nothing_is_written_behind_the_end() -> None:
+    async with pair() as (connection, client):
+        connection.append(b"last")
+        connection.end()
+        assert not connection.ready
+        with pytest.raises(ConnectionClosed):
+            await connection.write(b"more")
+        assert client.recv(10) == b"last"
+
+
 async def test_p4_who_does_not_read_is_let_go_after_the_time_limit() -> None:
     async with pair(write_timeout=0.1) as (connection, _):
         connection.send(MEGABYTE)
