@@ -19,10 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tornado.testing import (
-    AsyncHTTPTestCase,
-    gen_test,  # pyright: ignore[reportUnknownVariableType]  # Tornado leaves out type arguments
-)
+from tornado import testing
 from tornado.web import Application
 from tornado.websocket import websocket_connect
 
@@ -37,7 +34,7 @@ queue: QueueStore[str] = QueueStore()
 value: DataStore[str] = DataStore("initial")
 
 
-class Case(AsyncHTTPTestCase):
+class Case(testing.AsyncHTTPTestCase):
     """Runs its methods one after the other, on a loop each; nobody closes the stores."""
 
     __test__ = False  # pytest leaves it to the test below
@@ -51,34 +48,34 @@ class Case(AsyncHTTPTestCase):
             ]
         )
 
-    @gen_test
+    @testing.gen_test  # pyright: ignore[reportUnknownMemberType]  # Tornado's type arguments
     async def test_1_nothing_is_there_yet(self) -> None:
         assert queue.statistics().submitted == 0
         await self.talk("first")
 
-    @gen_test
+    @testing.gen_test  # pyright: ignore[reportUnknownMemberType]  # Tornado's type arguments
     async def test_2_the_store_has_started_afresh(self) -> None:
         message = await self.talk("second")
         assert str(message.id).endswith("-1")
         assert queue.statistics().submitted == 1
 
-    @gen_test
+    @testing.gen_test  # pyright: ignore[reportUnknownMemberType]  # Tornado's type arguments
     async def test_3_a_value_begins_with_its_initial_data_again(self) -> None:
         await self.see("initial")
         await value.submit("changed")
         await self.see("changed")
 
-    @gen_test
+    @testing.gen_test  # pyright: ignore[reportUnknownMemberType]  # Tornado's type arguments
     async def test_4_also_after_it_was_changed_in_another_loop(self) -> None:
         await self.see("initial")
         await value.submit("changed again")
 
-    @gen_test
+    @testing.gen_test  # pyright: ignore[reportUnknownMemberType]  # Tornado's type arguments
     async def test_5_closed_in_one_loop_it_is_open_in_the_next(self) -> None:
         await queue.submit("x")
         await queue.aclose()
 
-    @gen_test
+    @testing.gen_test  # pyright: ignore[reportUnknownMemberType]  # Tornado's type arguments
     async def test_6_open_again(self) -> None:
         await self.talk("after closing")
 
