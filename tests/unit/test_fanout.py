@@ -83,8 +83,14 @@ async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> Non
     admit(fanout, early)
     fanout.accepted = 2  # as a store does that has an inbox
     admit(fanout, late)
-    await fanout.broadcast(batch(1, 2, 3))
-    assert (early.got, late.got) == ([1, 2, 3], [3])
+    await fanout.broadcast(batch(1, 2))
+    assert late.batches == []
+    await fanout.broadcast(batch(3, 4))
+    fanout.accepted = 5
+    later = Direct[int]()
+    admit(fanout, later)
+    await fanout.broadcast(batch(5, 6))
+    assert (early.got, late.got, later.got) == ([1, 2, 3, 4, 5, 6], [3, 4, 5, 6], [6])
 
 
 async def test_p2_no_delivery_begins_after_deregistering_in_a_pause() -> None:
