@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def examples(text: str, page: str) -> list[Example]:
 
 async def execute(found: list[Example]) -> None:
     """Run what may be run, in one namespace, as ``python -m asyncio`` would."""
-    namespace: dict[str, object] = {"__name__": "example"}
+    namespace: dict[str, object] = {"__name__": "example", "__builtins__": builtins}
     async with asyncio.timeout(DEADLINE):
         for example in found:
             if example.executed:
