@@ -67,8 +67,9 @@ class DataStore(BaseStore[T], Generic[T]):
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Make this the current value, and publish it.
 
-        The event loop gets a turn first, so that subscribers that keep up see each
-        value of a loop that does nothing else. Cancelled, it has changed nothing.
+        The event loop gets a turn first, so that a program that does nothing else does
+        not keep it for itself. Values that follow each other within a few turns may be
+        skipped, also for a subscriber that is not slow. Cancelled, it has changed nothing.
 
         Raises:
             TypeError: If the event is no string.
