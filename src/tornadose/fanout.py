@@ -93,7 +93,7 @@ class FanOut(Generic[T]):
         """Offer a message to one lane, behind what is accepted; false if there is none."""
         lane = self._lanes.get(id(subscriber))
         if lane is not None and lane.is_delivering():  # it would wait for itself
-            rest = lane.offer(Batch([message]))
+            rest = lane.keep(Batch([message]))
             lane.give_up(0 if rest is None else len(rest))
             return True
         await self.handed_on()
@@ -108,7 +108,11 @@ class FanOut(Generic[T]):
         lane = self._lanes.get(id(subscriber))
         if lane is None:
             return None
-        rest = lane.offer(Batch([message]))
+        batch = Batch([message])
+        if not lane.behind and lane.take(batch):
+            self.books.took(1)
+            return []
+        rest = lane.keep(batch)
         return [] if rest is None else [(lane, deque(rest))]
 
     async def broadcast(self, batch: Batch[T], position: int | None = None) -> None:
@@ -127,7 +131,7 @@ class FanOut(Generic[T]):
             self.accepted = max(self.accepted, end)
             self.books.published += len(batch)
             try:
-                await self._offer_all(batch, end - len(batch))
+                await self._offer_all(batch, end)
             finally:
                 self._position = end
                 self._handed_on.set()
@@ -147,10 +151,11 @@ class FanOut(Generic[T]):
         self._handed_on.set()
         return lost
 
-    async def _offer_all(self, batch: Batch[T], before: int) -> None:
+    async def _offer_all(self, batch: Batch[T], end: int) -> None:
         """Offer the batch to every lane, also when cancelled, but then without a pause."""
         full: Full[T] = []
         size = len(batch)
+        start = end - size
         cancelled: asyncio.CancelledError | None = None
         for lane in tuple(self._lanes.values()):
             if self.work.enough() and cancelled is None:
@@ -158,12 +163,16 @@ class FanOut(Generic[T]):
                     await self.work.rest()
                 except asyncio.CancelledError as error:
                     cancelled = error
-            if lane.closed or lane.fence >= before + size:
-                continue
-            part = batch if lane.fence <= before else batch[lane.fence - before :]
-            if self._newest is not None:
-                lane.update(part, self._newest())
-            elif (rest := lane.offer(part)) is not None:
+            part = batch
+            if lane.fence > start:
+                if lane.fence >= end:
+                    continue
+                part = batch[lane.fence - start :]
+            if not lane.behind and lane.take(part):
+                self.books.took(size if part is batch else len(part))
+            elif self._newest is not None:
+                lane.replay(self._newest())
+            elif (rest := lane.keep(part)) is not None:
                 full.append((lane, deque(rest)))
         await self._wait_for_room(full, cancelled)
 

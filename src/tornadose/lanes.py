@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
 
-READING_HISTORY = 1 << 62  # the fence of a lane that takes no live messages yet
+BEYOND = 1 << 62  # the fence of a lane that takes no live messages, or none yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Lane(Generic[T]):
     Attributes:
         subscriber: Whose lane it is.
         fence: Position of the last message that this lane does not deliver.
+        behind: Whether it has a pump, which alone delivers then.
         closed: Whether no further delivery may begin.
     """
 
@@ -88,6 +89,7 @@ class Lane(Generic[T]):
         "_pump",
         "_replay",
         "_waiting",
+        "behind",
         "closed",
         "fence",
         "subscriber",
@@ -96,6 +98,7 @@ class Lane(Generic[T]):
     def __init__(self, fanout: FanOut[T], subscriber: Subscriber[T], fence: int) -> None:
         self.subscriber = subscriber
         self.fence = fence
+        self.behind = False
         self.closed = False
         self._fanout = fanout
         self._nowait: Callable[[Batch[T]], object] | None = (
@@ -111,26 +114,50 @@ class Lane(Generic[T]):
         self._ending = False
         self._logged = False  # that messages were missed, since it was last without a backlog
 
-    def offer(self, batch: Batch[T]) -> Batch[T] | None:
-        """Deliver the batch at once, or keep it; return what ``block`` has no room for."""
-        taken = self._pump is None and self._take(batch)
+    def take(self, batch: Batch[T]) -> bool:
+        """Let the subscriber take the whole batch at once; false if it did not."""
+        if self._nowait is None:
+            return False
+        try:
+            taken = self._nowait(batch)
+        except PoisonedError:
+            return False
+        except (Exception, asyncio.CancelledError) as error:
+            self._fail(error)
+            return False
+        if taken is True:
+            self._last_id = batch.last_id or self._last_id
+        elif taken is not False:
+            self._fail(TypeError(f"publish_nowait returned {taken!r}, which is no bool"))
+        return taken is True
+
+    def keep(self, batch: Batch[T]) -> Batch[T] | None:
+        """Keep a batch that was not taken; return what ``block`` has no room for."""
         books, count = self._fanout.books, len(batch)
         books.offered += count
-        if taken:
-            books.delivered += count
-        elif self.closed:
+        if self.closed:
             books.abandoned += count
-        else:
-            return self._keep(batch)
-        return None
-
-    def update(self, batch: Batch[T], newest: Replay[T]) -> None:
-        """Deliver the batch at once, or the newest value when it has caught up."""
-        if self._pump is None and self._take(batch):
-            self._fanout.books.offered += len(batch)
-            self._fanout.books.delivered += len(batch)
-        elif not self.closed:
-            self.replay(newest)
+            return None
+        self._waiting += count
+        books.pending += count
+        limits, queue = self._fanout.limits, self._queue()
+        rest = None
+        for index, message in enumerate(batch):
+            if queue.full():
+                if limits.policy == "block":
+                    rest = batch[index:]
+                    break
+                if limits.policy == "disconnect":
+                    self.release("overflow")
+                    return None
+                self._drop(queue)
+                if limits.policy == "drop_newest":
+                    continue
+            queue.put_nowait((self._hole_behind, message))
+            self._hole_behind = None
+        books.max_backlog = max(books.max_backlog, queue.qsize())
+        self._ensure_pump()
+        return rest
 
     async def put(self, message: Message[T], deadline: float) -> None:
         """Wait for room for a message that was offered; without it in time, release."""
@@ -159,7 +186,9 @@ class Lane(Generic[T]):
 
     def replay(self, replay: Replay[T], after: str | None = None) -> None:
         """Deliver this history first; where it meets the live messages is the fence."""
-        self.fence, self._replay = READING_HISTORY, replay
+        if self.closed:
+            return
+        self.fence, self._replay = BEYOND, replay
         self._last_id = after or self._last_id
         self._ensure_pump()
 
@@ -188,6 +217,7 @@ class Lane(Generic[T]):
     def close(self) -> None:
         """Begin no further delivery, and interrupt the one under way."""
         self.closed = True
+        self.fence = BEYOND
         self._fanout.books.pending -= self._waiting
         self._fanout.books.abandoned += self._waiting
         self._waiting = 0
@@ -196,46 +226,6 @@ class Lane(Generic[T]):
             self._backlog.get_nowait()  # also lets go of a publisher that waits for room
         if self._pump is not None and self._pump is not asyncio.current_task():
             self._pump.cancel()
-
-    def _take(self, batch: Batch[T]) -> bool:
-        """Let the subscriber take the whole batch at once; false if it did not."""
-        if self._nowait is None:
-            return False
-        try:
-            taken = self._nowait(batch)
-        except PoisonedError:
-            return False
-        except (Exception, asyncio.CancelledError) as error:
-            self._fail(error)
-            return False
-        if taken is True:
-            self._last_id = batch.last_id or self._last_id
-        elif taken is not False:
-            self._fail(TypeError(f"publish_nowait returned {taken!r}, which is no bool"))
-        return taken is True
-
-    def _keep(self, batch: Batch[T]) -> Batch[T] | None:
-        limits, queue = self._fanout.limits, self._queue()
-        self._waiting += len(batch)
-        self._fanout.books.pending += len(batch)
-        rest = None
-        for index, message in enumerate(batch):
-            if queue.full():
-                if limits.policy == "block":
-                    rest = batch[index:]
-                    break
-                if limits.policy == "disconnect":
-                    self.release("overflow")
-                    return None
-                self._drop(queue)
-                if limits.policy == "drop_newest":
-                    continue
-            queue.put_nowait((self._hole_behind, message))
-            self._hole_behind = None
-        books = self._fanout.books
-        books.max_backlog = max(books.max_backlog, queue.qsize())
-        self._ensure_pump()
-        return rest
 
     def _drop(self, queue: asyncio.Queue[tuple[GapReason | None, Message[T]]]) -> None:
         self._waiting -= 1
@@ -255,6 +245,7 @@ class Lane(Generic[T]):
     def _ensure_pump(self) -> None:
         if self._pump is None:
             self._pump = self._fanout.start(self._run())
+            self.behind = True
 
     async def _run(self) -> None:
         """Be the pump: deliver history, then the backlog until it is empty."""
@@ -274,6 +265,7 @@ class Lane(Generic[T]):
             self._fail(error)
         finally:
             self._pump = None
+            self.behind = False
             self._logged = False
         if self._ending:
             self.release("closed")
@@ -281,6 +273,8 @@ class Lane(Generic[T]):
     async def _read_history(self) -> None:
         while self._replay is not None:
             page = await self._replay.read()
+            if self.closed:
+                return
             if page.hole is not None:
                 if page.hole == "unknown":
                     self._last_id = None
@@ -333,7 +327,7 @@ class Lane(Generic[T]):
                 continue
             if self._nowait is not None:
                 self._waiting -= len(messages)
-                if self._take(Batch(messages)):
+                if self.take(Batch(messages)):
                     books.pending -= len(messages)
                     books.delivered += len(messages)
                     return messages.clear()

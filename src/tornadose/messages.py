@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from types import MethodType
-from typing import Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, overload
 from weakref import WeakMethod, ref
 
 from .exceptions import PoisonedError
@@ -15,8 +15,6 @@ from .exceptions import PoisonedError
 __all__ = ("BATCH", "BATCH_BYTES", "Batch", "Gap", "GapReason", "Message")
 
 log = logging.getLogger("tornadose")
-
-_TOO_LARGE = ValueError("too large to be written together")
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -133,20 +131,19 @@ class Gap:
     after: str | None = None
 
 
-class Batch(_Shared, Sequence[Message[T_co]]):
-    """An immutable sequence of messages that all subscribers share."""
+class Batch(Sequence[Message[T_co]]):
+    """An immutable sequence of messages that all subscribers share.
 
-    __slots__ = ("_last_id", "_messages")
+    Attributes:
+        last_id: The id of the last message that has one.
+    """
+
+    __slots__ = ("_messages", "_renderings", "last_id")
 
     def __init__(self, messages: Iterable[Message[T_co]]) -> None:
         self._messages = tuple(messages)
-        self._renderings = {}
-        self._last_id = next((m.id for m in reversed(self._messages) if m.id), None)
-
-    @property
-    def last_id(self) -> str | None:
-        """The id of the last message that has one."""
-        return self._last_id
+        self._renderings: dict[Callable[..., object], bytes | None] = {}
+        self.last_id: Final = next((m.id for m in reversed(self._messages) if m.id), None)
 
     @overload
     def __getitem__(self, index: int) -> Message[T_co]: ...
@@ -175,15 +172,16 @@ class Batch(_Shared, Sequence[Message[T_co]]):
         Raises:
             PoisonedError: If one of them cannot be encoded.
         """
-        rendering = self._renderings.get(key := _key(fmt))
-        if rendering is None:
-            parts = [message.render(fmt) for message in self._messages]
-            if len(parts) > 1 and sum(map(len, parts)) > BATCH_BYTES:
-                rendering = _TOO_LARGE
-            else:
-                rendering = b"".join(parts)
-            self._remember(key, rendering)
-        return rendering if isinstance(rendering, bytes) else None
+        try:
+            return self._renderings[fmt]
+        except KeyError:
+            rendering = self._renderings[fmt] = self._join(fmt)
+            return rendering
+
+    def _join(self, fmt: Callable[[Message[T_co]], bytes]) -> bytes | None:
+        parts = [message.render(fmt) for message in self._messages]
+        too_large = len(parts) > 1 and sum(map(len, parts)) > BATCH_BYTES
+        return None if too_large else b"".join(parts)
 
 
 def check_event(event: str) -> None:

@@ -59,3 +59,8 @@ class Books:
     gaps: int = 0
     resumed: int = 0
     max_backlog: int = 0
+
+    def took(self, count: int) -> None:
+        """Count messages that a subscriber took when they were offered."""
+        self.offered += count
+        self.delivered += count

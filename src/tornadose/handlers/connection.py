@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from ssl import SSLWantReadError, SSLWantWriteError
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
@@ -16,6 +17,7 @@ __all__ = ("SLICE", "Connection", "ConnectionClosed", "http1", "open_stream")
 log = logging.getLogger("tornadose")
 
 SLICE = 65536  # bytes that the client must take within the write time limit
+NOT_NOW = (BlockingIOError, SSLWantReadError, SSLWantWriteError, OverflowError)
 INT_MAX = (1 << 31) - 1  # what a socket option can hold
 
 
@@ -29,31 +31,41 @@ class Connection:
         stream: Of a request whose headers are written.
         write_timeout: Seconds in which the client must take the next 64 KiB.
         send_buffer: Size of the socket's send buffer, in bytes; ``None`` is the system's.
+
+    Raises:
+        ConnectionClosed: If the client is gone.
     """
 
-    __slots__ = ("_ended", "_stream", "_timer", "_turn", "_write_timeout")
+    __slots__ = ("_ended", "_queued", "_socket", "_stream", "_timer", "_turn", "_write_timeout")
 
     def __init__(self, stream: IOStream, write_timeout: float, send_buffer: int | None) -> None:
+        if stream.socket is None:
+            raise ConnectionClosed(stream.error)
         self._ended = False
+        self._queued = 0  # calls of `write` that are not done
         self._stream = stream
         self._write_timeout = write_timeout
         self._turn: asyncio.Lock | None = None
         self._timer: asyncio.TimerHandle | None = None
         stream.set_nodelay(True)
-        if stream.socket is not None:
-            _tune(stream.socket, write_timeout, send_buffer)
+        self._socket = stream.socket
+        _tune(self._socket, write_timeout, send_buffer)
 
     @property
     def writing(self) -> bool:
         """Whether earlier bytes still wait."""
         return self._stream.writing()
 
-    @property
-    def ready(self) -> bool:
-        """Whether bytes can go straight to the socket, and nobody else's turn it is."""
-        stream = self._stream
-        waiting = stream.writing() or (self._turn is not None and self._turn.locked())
-        return not (waiting or self._ended or stream.closed())
+    def write_nowait(self, data: bytes) -> bool:
+        """Take the bytes at once and return true, or nothing while earlier ones wait.
+
+        Raises:
+            ConnectionClosed: If the client turns out to be gone.
+        """
+        if self._queued or self._ended or self._stream.writing():
+            return False
+        self._send(data)
+        return True
 
     def end(self) -> None:
         """Take no more bytes: the response is complete."""
@@ -73,29 +85,29 @@ class Connection:
         """
         if self._turn is None:
             self._turn = asyncio.Lock()
-        async with self._turn:
-            while self._stream.writing():
-                flushed = self._stream.write(b"")
-                self._watch(flushed)
-                await asyncio.wait({flushed})
-            if self._stream.closed() or self._ended:
-                raise ConnectionClosed(self._stream.error)
-            self.send(data)
+        self._queued += 1
+        try:
+            async with self._turn:
+                while self._stream.writing():
+                    flushed = self._stream.write(b"")
+                    self._watch(flushed)
+                    await asyncio.wait({flushed})
+                if self._stream.closed() or self._ended:
+                    raise ConnectionClosed(self._stream.error)
+                self._send(data)
+        finally:
+            self._queued -= 1
 
     def append(self, data: bytes) -> None:
         """Put the last bytes behind whatever still waits."""
         if not self._stream.closed():
             self._hand_over(memoryview(data))
 
-    def send(self, data: bytes) -> None:
-        """Take the bytes at once; only for a connection that is `ready`.
-
-        Raises:
-            ConnectionClosed: If the client is gone.
-        """
+    def _send(self, data: bytes) -> None:
+        """Write while nothing waits."""
         try:
-            sent = self._stream.write_to_fd(memoryview(data))
-        except BlockingIOError:
+            sent = self._socket.send(data)
+        except NOT_NOW:
             sent = 0
         except OSError as error:
             self._stream.close(exc_info=error)

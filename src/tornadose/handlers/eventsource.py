@@ -80,9 +80,9 @@ class EventSource(StreamingHandler[T]):
         return chunk(body) if self._chunked else body
 
     def _beat(self) -> None:
-        if self._connection is not None and self._connection.ready:
+        if self._connection is not None:
             try:
-                self._connection.send(self._framed(COMMENT))
+                self._connection.write_nowait(self._framed(COMMENT))
             except ConnectionClosed:
                 self._leave()
 

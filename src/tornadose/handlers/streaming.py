@@ -47,17 +47,13 @@ class StreamingHandler(BaseHandler[T]):
     def publish_nowait(self, batch: Batch[T], /) -> bool:
         """Write all messages to the socket, or none while earlier bytes wait."""
         connection = self._connection
-        if connection is None or not connection.ready:
-            return False
-        rendering = batch.render(self._format)
-        if rendering is None:
+        if connection is None or (rendering := batch.render(self._format)) is None:
             return False
         try:
-            connection.send(rendering)
+            return connection.write_nowait(rendering)
         except ConnectionClosed:
             self._leave()
             raise
-        return True
 
     @abstractmethod
     def _render_gap(self, gap: Gap) -> bytes: ...

@@ -49,13 +49,15 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         """Subscribe. A subclass that overrides this calls it with ``super()``."""
-        if self.ws_connection is None or self.ws_connection.stream is None:
+        if self.ws_connection is None or (stream := self.ws_connection.stream) is None:
+            return
+        if stream.closed():
             return
         options = self._options
         self._compressed = self.get_compression_options() is not None
         kind = _CompressedConnection if self._compressed else _WebSocketConnection
         self._start(
-            kind(self.ws_connection, self.ws_connection.stream, options),
+            kind(self.ws_connection, stream, options),
             (websocket_json if self._compressed else websocket_frame)(options.encode),
         )
         self._subscribe()
@@ -118,10 +120,10 @@ class _WebSocketConnection(Connection):
         super().__init__(stream, options.write_timeout, options.send_buffer)
         self._protocol = protocol
 
-    def send(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         if self._protocol.is_closing():
             raise ConnectionClosed
-        super().send(data)
+        super()._send(data)
 
 
 class _CompressedConnection(_WebSocketConnection):
@@ -129,7 +131,9 @@ class _CompressedConnection(_WebSocketConnection):
 
     __slots__ = ()
 
-    def send(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
+        if self._protocol.is_closing():
+            raise ConnectionClosed
         try:
             written = self._protocol.write_message(data)
         except WebSocketClosedError as error:

@@ -96,7 +96,10 @@ class DataStore(BaseStore[T], Generic[T]):
         """Deliver the current value, if there is one, and then every change."""
         lane = self._admit(subscriber)
         if lane is not None and self._latest is not None:
-            lane.update(Batch([self._latest]), self._newest())
+            if lane.take(Batch([self._latest])):
+                self._fanout.books.took(1)
+            else:
+                lane.replay(self._newest())
 
     def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
         """Begin with a gap, as values have no ids, and go on as `register` does."""

@@ -38,28 +38,31 @@ async def receive(client: socket.socket, size: int) -> bytes:
 
 async def test_what_the_socket_takes_is_written_at_once() -> None:
     async with pair() as (connection, client):
-        assert connection.ready
-        connection.send(b"abc")
+        assert connection.write_nowait(b"abc")
         assert client.recv(10) == b"abc"
         assert not connection.writing
 
 
 async def test_what_the_socket_refuses_is_written_later_and_nothing_comes_between() -> None:
     async with pair() as (connection, client):
-        connection.send(MEGABYTE)
+        assert connection.write_nowait(MEGABYTE)
         assert connection.writing
-        assert not connection.ready
+        assert not connection.write_nowait(b"between")
         waiting = [asyncio.create_task(connection.write(b"%d" % n)) for n in range(10)]
         await asyncio.sleep(0)
-        assert not connection.ready
-        assert await receive(client, len(MEGABYTE) + 10) == MEGABYTE + b"0123456789"
+        data = bytearray()
+        while len(data) < len(MEGABYTE) + 10:
+            assert all(w.done() for w in waiting) or not connection.write_nowait(b"between")
+            data += await receive(client, 1)
+        assert bytes(data) == MEGABYTE + b"0123456789"
         await asyncio.gather(*waiting)
-        assert connection.ready
+        assert connection.write_nowait(b"after")
+        assert client.recv(10) == b"after"
 
 
 async def test_a_cancelled_write_has_written_nothing() -> None:
     async with pair() as (connection, client):
-        connection.send(MEGABYTE)
+        assert connection.write_nowait(MEGABYTE)
         waiting = [asyncio.create_task(connection.write(b"%d" % n)) for n in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()
@@ -70,7 +73,7 @@ async def test_a_cancelled_write_has_written_nothing() -> None:
 
 async def test_last_bytes_stand_behind_what_waits() -> None:
     async with pair() as (connection, client):
-        connection.send(MEGABYTE)
+        assert connection.write_nowait(MEGABYTE)
         connection.append(b"end")
         assert await receive(client, len(MEGABYTE) + 3) == MEGABYTE + b"end"
         connection.abort()
@@ -81,7 +84,7 @@ async def test_nothing_is_written_behind_the_end() -> None:
     async with pair() as (connection, client):
         connection.append(b"last")
         connection.end()
-        assert not connection.ready
+        assert not connection.write_nowait(b"more")
         with pytest.raises(ConnectionClosed):
             await connection.write(b"more")
         assert client.recv(10) == b"last"
@@ -89,17 +92,18 @@ async def test_nothing_is_written_behind_the_end() -> None:
 
 async def test_p4_who_does_not_read_is_let_go_after_the_time_limit() -> None:
     async with pair(write_timeout=0.1) as (connection, _):
-        connection.send(MEGABYTE)
+        assert connection.write_nowait(MEGABYTE)
         with pytest.raises(ConnectionClosed):
             await connection.write(b"never")
-        assert not connection.ready
+        with pytest.raises(ConnectionClosed):
+            connection.write_nowait(b"never")
         with pytest.raises(ConnectionClosed):
             await connection.write(b"never")
 
 
 async def test_who_reads_slowly_is_not_let_go() -> None:
     async with pair(write_timeout=0.2) as (connection, client):
-        connection.send(MEGABYTE)
+        assert connection.write_nowait(MEGABYTE)
         data = bytearray()
         began = asyncio.get_running_loop().time()
         while len(data) < len(MEGABYTE):
@@ -108,15 +112,16 @@ async def test_who_reads_slowly_is_not_let_go() -> None:
         assert asyncio.get_running_loop().time() - began > 0.4
         assert bytes(data) == MEGABYTE
         await eventually(lambda: not connection.writing)
-        assert connection.ready
+        assert connection.write_nowait(b"more")
 
 
 async def test_who_has_left_is_noticed_by_writing() -> None:
     async with pair() as (connection, client):
         client.close()
         with pytest.raises(ConnectionClosed):
-            connection.send(b"abc")
-        assert not connection.ready
+            connection.write_nowait(b"abc")
+        with pytest.raises(ConnectionClosed):
+            connection.write_nowait(b"def")
 
 
 async def test_another_server_than_tornados_is_refused() -> None:
