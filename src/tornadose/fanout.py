@@ -1,21 +1,23 @@
 """The fan-out: every message to every subscriber, each in a lane of its own.
 
-The *position* of a message is the count of messages accepted up to it. A lane delivers
-what stands behind its *fence*: the position at which it was registered, or to which it
-has read history.
+The *position* of a message is a number that rises with every message: the count of those
+accepted up to it, unless the store has numbers of its own. A lane delivers what stands
+behind its *fence*: the position at which it was registered, or to which it has read
+history.
 """
 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Generic, TypeAlias, TypeVar
 
 from .history import Replay
-from .lanes import Lane, Limits, tell_release
-from .messages import Batch, Message
+from .lanes import BEYOND, Lane, Limits, tell_release
+from .messages import Batch, GapReason, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
 from .tasks import Work, cancel
@@ -115,7 +117,7 @@ class FanOut(Generic[T]):
         rest = lane.keep(batch)
         return [] if rest is None else [(lane, deque(rest))]
 
-    async def broadcast(self, batch: Batch[T], position: int | None = None) -> None:
+    async def broadcast(self, batch: Batch[T], positions: Sequence[int] | None = None) -> None:
         """Offer a batch to every lane, giving the event loop its turn every 10 ms.
 
         Where it went into backlogs, these have a turn before the next batch. Cancelled
@@ -124,16 +126,17 @@ class FanOut(Generic[T]):
 
         Args:
             batch: What comes next, no more than the limit of the backlogs.
-            position: Of its last message, where that does not follow from the count.
+            positions: Of its messages, where these do not follow from the count.
         """
         async with self._turn:
-            end = self._position + len(batch) if position is None else position
-            self.accepted = max(self.accepted, end)
+            if positions is None:
+                positions = range(self._position + 1, self._position + len(batch) + 1)
+            self.accepted = max(self.accepted, positions[-1])
             self.books.published += len(batch)
             try:
-                await self._offer_all(batch, end)
+                await self._offer_all(batch, positions)
             finally:
-                self._position = end
+                self._position = positions[-1]
                 self._handed_on.set()
             if self._pumps or self.work.enough():
                 await self.work.rest()
@@ -151,11 +154,10 @@ class FanOut(Generic[T]):
         self._handed_on.set()
         return lost
 
-    async def _offer_all(self, batch: Batch[T], end: int) -> None:
+    async def _offer_all(self, batch: Batch[T], positions: Sequence[int]) -> None:
         """Offer the batch to every lane, also when cancelled, but then without a pause."""
         full: Full[T] = []
-        size = len(batch)
-        start = end - size
+        size, first = len(batch), positions[0]
         cancelled: asyncio.CancelledError | None = None
         for lane in tuple(self._lanes.values()):
             if self.work.enough() and cancelled is None:
@@ -164,10 +166,10 @@ class FanOut(Generic[T]):
                 except asyncio.CancelledError as error:
                     cancelled = error
             part = batch
-            if lane.fence > start:
-                if lane.fence >= end:
+            if lane.fence >= first:
+                part = batch[bisect_right(positions, lane.fence) :]
+                if not part:
                     continue
-                part = batch[lane.fence - start :]
             if not lane.behind and lane.take(part):
                 self.books.took(size if part is batch else len(part))
             elif self._newest is not None:
@@ -196,6 +198,28 @@ class FanOut(Generic[T]):
         finally:
             for lane, rest in full:
                 lane.give_up(len(rest))
+
+    async def announce(self, reason: GapReason) -> None:
+        """Tell every subscriber of a gap behind what was offered so far.
+
+        A poisoned message counts as offered to those who hear of it.
+        """
+        async with self._turn:
+            for lane in tuple(self._lanes.values()):
+                if lane.fence < BEYOND:
+                    if reason == "poisoned":
+                        self.books.offered += 1
+                        self.books.poisoned += 1
+                    lane.announce(reason)
+                if self.work.enough():
+                    await self.work.rest()
+
+    def rewind(self, position: int) -> None:
+        """Go on from this position, although it is not behind those before."""
+        self.accepted = self._position = position
+        for lane in self._lanes.values():
+            if lane.fence < BEYOND:
+                lane.fence = position
 
     async def release_all(self, reason: Released) -> None:
         for lane in tuple(self._lanes.values()):

@@ -19,21 +19,23 @@ class Page(Generic[T]):
     """A piece of history.
 
     Args:
-        messages: In order; none when the replay has met the live messages.
+        messages: In order.
         hole: Why messages are missing before them, if any are.
         position: Position of the last message up to here.
+        met: Whether the live messages behind this position come next.
     """
 
     messages: list[Message[T]]
     hole: GapReason | None
     position: int
+    met: bool
 
 
 class Replay(Protocol[T]):
     """History on its way to one subscriber, pulled at its pace."""
 
     async def read(self) -> Page[T]:
-        """Return the next page; an empty one once there is nothing up to this moment."""
+        """Return the next page. Once there is nothing up to this moment, it has met."""
         ...
 
 
@@ -102,4 +104,4 @@ class HistoryReplay(Generic[T]):
         messages = history.page(self._position)
         self._position += len(messages)
         self._hole = None
-        return Page(messages, hole, self._position)
+        return Page(messages, hole, self._position, met=not messages and hole is None)

@@ -25,7 +25,7 @@ from .tasks import is_cancelled
 if TYPE_CHECKING:
     from .fanout import FanOut
 
-__all__ = ("Lane", "Limits", "Policy", "tell_release")
+__all__ = ("BEYOND", "Lane", "Limits", "Policy", "tell_release")
 
 log = logging.getLogger("tornadose")
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
 
-BEYOND = 1 << 62  # the fence of a lane that takes no live messages, or none yet
+BEYOND = 1 << 256  # the fence of a lane that takes no live messages, or none yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +275,17 @@ class Lane(Generic[T]):
             page = await self._replay.read()
             if self.closed:
                 return
+            if page.met:
+                self.fence, self._replay = page.position, None
             if page.hole is not None:
+                if page.hole == "poisoned":
+                    self._fanout.books.offered += 1
+                    self._fanout.books.poisoned += 1
                 if page.hole == "unknown":
                     self._last_id = None
                 await self._tell(page.hole)
-            elif not page.messages:
-                self.fence, self._replay = page.position, None
-            if self.closed:
-                return
+                if self.closed:
+                    return
             self._fanout.books.offered += len(page.messages)
             self._fanout.books.pending += len(page.messages)
             self._waiting += len(page.messages)

@@ -115,7 +115,8 @@ class DataStore(BaseStore[T], Generic[T]):
         """Return the current value, if it is newer than this position."""
         accepted, latest = self._fanout.accepted, self._latest
         fresh = latest is not None and position < accepted
-        return Page([latest] if latest is not None and fresh else [], None, accepted)
+        messages = [latest] if latest is not None and fresh else []
+        return Page(messages, None, accepted, met=not messages)
 
     async def publish(self) -> None:
         """Hand on the current value, each time it has changed."""
@@ -123,7 +124,7 @@ class DataStore(BaseStore[T], Generic[T]):
             await self._fresh.wait()
             self._fresh.clear()
             if self._latest is not None:
-                await self._fanout.broadcast(Batch([self._latest]), self._fanout.accepted)
+                await self._fanout.broadcast(Batch([self._latest]), (self._fanout.accepted,))
 
 
 class _Newest(Generic[T]):
@@ -136,7 +137,7 @@ class _Newest(Generic[T]):
 
     async def read(self) -> Page[T]:
         if self._hole is not None:
-            gap: Page[T] = Page([], self._hole, self._position)
+            gap: Page[T] = Page([], self._hole, self._position, met=False)
             self._hole = None
             return gap
         page = self._store._page(self._position)  # pyright: ignore[reportPrivateUsage]
