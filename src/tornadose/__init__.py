@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from . import stores
 from .exceptions import (
     GapError,
+    OutcomeUnknownError,
     PoisonedError,
     ReleasedError,
     StoreClosedError,
@@ -30,6 +34,10 @@ from .statistics import Statistics
 from .stores import BaseStore, DataStore, QueueStore
 from .subscription import subscribe
 
+if TYPE_CHECKING:
+    from .stores import RedisStore as RedisStore
+    from .stores import RedisStreamStore as RedisStreamStore
+
 __all__ = (
     "BaseHandler",
     "BaseStore",
@@ -43,6 +51,7 @@ __all__ = (
     "LeavingSubscriber",
     "Message",
     "NowaitSubscriber",
+    "OutcomeUnknownError",
     "PoisonedError",
     "Policy",
     "QueueStore",
@@ -64,3 +73,10 @@ __all__ = (
 )
 
 __version__ = "1.0.0"
+
+
+def __getattr__(name: str) -> object:
+    """Load the Redis stores when they are asked for (PEP 562)."""
+    if name in ("RedisStore", "RedisStreamStore"):
+        return getattr(stores, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

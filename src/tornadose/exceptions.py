@@ -3,6 +3,7 @@
 TornadoseError
 ├── StoreClosedError    the store was closed, or is closing
 ├── StoreFullError      the inbox has no room, and the caller does not wait
+├── OutcomeUnknownError the broker's reply was lost: the message may have been accepted
 ├── PoisonedError       this message cannot be encoded; the others can
 ├── GapError            messages were missed here, and iterating again goes on
 └── ReleasedError       the store has let go of this subscription
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "GapError",
+    "OutcomeUnknownError",
     "PoisonedError",
     "ReleasedError",
     "StoreClosedError",
@@ -39,6 +41,14 @@ class StoreClosedError(TornadoseError):
 
 class StoreFullError(TornadoseError):
     """The inbox of the store is full. ``await store.submit(...)`` waits for room instead."""
+
+
+class OutcomeUnknownError(TornadoseError):
+    """The message was sent to the broker, and the reply was lost.
+
+    It may have been accepted, or not. The store does not send it again; whoever can bear
+    to have it twice may submit it again. The cause tells what has happened.
+    """
 
 
 class PoisonedError(TornadoseError):

@@ -37,6 +37,7 @@ class FanOut(Generic[T]):
         books: What the lanes count.
         work: What the lanes do between two turns of the event loop.
         accepted: Position of the last message that the store has accepted.
+        position: Of the last message that was handed to the lanes.
 
     Args:
         newest: Gives the value that who is behind skips to, in a store that keeps one.
@@ -47,8 +48,8 @@ class FanOut(Generic[T]):
         self.work = Work()
         self._newest = newest
         self.books = Books()
-        self.accepted = 0
-        self._position = 0  # of the last message that was handed to the lanes
+        self.accepted: int = 0
+        self.position: int = 0
         self._lanes: dict[int, Lane[T]] = {}
         self._leaving: dict[int, Lane[T]] = {}
         self._pumps: set[asyncio.Task[None]] = set()
@@ -130,13 +131,13 @@ class FanOut(Generic[T]):
         """
         async with self._turn:
             if positions is None:
-                positions = range(self._position + 1, self._position + len(batch) + 1)
+                positions = range(self.position + 1, self.position + len(batch) + 1)
             self.accepted = max(self.accepted, positions[-1])
             self.books.published += len(batch)
             try:
                 await self._offer_all(batch, positions)
             finally:
-                self._position = positions[-1]
+                self.position = positions[-1]
                 self._handed_on.set()
             if self._pumps or self.work.enough():
                 await self.work.rest()
@@ -144,13 +145,13 @@ class FanOut(Generic[T]):
     async def handed_on(self) -> None:
         """Wait until everything accepted before this call was offered to the lanes."""
         position = self.accepted
-        while self._position < position:
+        while self.position < position:
             self._handed_on.clear()
             await self._handed_on.wait()
 
     def abandon_unpublished(self) -> int:
         """Let nobody wait any more for what will never be published, and count it."""
-        lost, self._position = self.accepted - self._position, self.accepted
+        lost, self.position = self.accepted - self.position, self.accepted
         self._handed_on.set()
         return lost
 
@@ -199,24 +200,30 @@ class FanOut(Generic[T]):
             for lane, rest in full:
                 lane.give_up(len(rest))
 
-    async def announce(self, reason: GapReason) -> None:
+    async def announce(self, reason: GapReason, position: int | None = None) -> None:
         """Tell every subscriber of a gap behind what was offered so far.
 
-        A poisoned message counts as offered to those who hear of it.
+        Args:
+            reason: Why; a poisoned message counts as offered.
+            position: Of the message in whose place the gap stands, if it is one.
         """
         async with self._turn:
             for lane in tuple(self._lanes.values()):
-                if lane.fence < BEYOND:
+                if lane.fence < (BEYOND if position is None else position):
                     if reason == "poisoned":
                         self.books.offered += 1
                         self.books.poisoned += 1
                     lane.announce(reason)
                 if self.work.enough():
                     await self.work.rest()
+            if position is not None:
+                self.position = position
+                self.accepted = max(self.accepted, position)
+                self._handed_on.set()
 
     def rewind(self, position: int) -> None:
         """Go on from this position, although it is not behind those before."""
-        self.accepted = self._position = position
+        self.accepted = self.position = position
         for lane in self._lanes.values():
             if lane.fence < BEYOND:
                 lane.fence = position

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from time import monotonic
+from typing import Any
 
 __all__ = ("Work", "cancel", "is_cancelled")
 
@@ -38,7 +39,7 @@ class Work:
         self._until = None
 
 
-async def cancel(*tasks: asyncio.Future[None]) -> None:
+async def cancel(*tasks: asyncio.Future[Any]) -> None:
     """Cancel those that are not done, and wait until they are, but not for ever.
 
     The task that calls this is left alone.

@@ -238,6 +238,7 @@ class BaseStore(ABC, Generic[T]):
                 await self._stop_publishing()
                 self._abandon()
                 await self._fanout.abort()
+                await self._let_go()
 
     async def _drain_or_fail(self) -> None:
         """Wait for `drain`, but not longer than there is a `publish` to wait for."""
@@ -281,6 +282,9 @@ class BaseStore(ABC, Generic[T]):
 
     def _refuse_waiting(self) -> None:
         """Let those who wait in `submit` see that the store is closed."""
+
+    async def _let_go(self) -> None:
+        """Close what a store of this package has opened."""
 
     def _check_loop(self) -> None:
         loop = running_loop()
@@ -356,6 +360,7 @@ class BaseStore(ABC, Generic[T]):
         if self._abandon():
             reason = "failed"
         await self._fanout.release_all(reason)
+        await self._let_go()
 
     def _abandon(self) -> bool:
         """Let go of those who wait in `submit`, and tell whether messages are lost."""

@@ -1,0 +1,151 @@
+"""Requests of many tasks over one connection, sent together and each at most once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from ..exceptions import OutcomeUnknownError, StoreClosedError
+from ..messages import BATCH
+from ..tasks import cancel
+
+__all__ = ("Command", "Link", "Pipeline")
+
+Command: TypeAlias = Sequence[str | bytes | int]
+
+
+class Link(Protocol):
+    """A connection to a broker."""
+
+    async def connect(self) -> None:
+        """Connect, unless connected. If it raises, nothing was sent."""
+        ...
+
+    async def call(self, commands: Sequence[Command], /) -> Sequence[object]:
+        """Send all, and return the reply to each, where a refusal is an exception."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection, or what is left of it."""
+        ...
+
+
+class _Request:
+    """Commands on their way, and their replies."""
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.commands = commands
+        self.replies: asyncio.Future[Sequence[object]] = asyncio.Future()
+        self.sent = False
+
+    def fail(self, error: Exception) -> None:
+        """Let the caller know, in words that tell whether anything was sent."""
+        if not self.replies.done():
+            unknown = OutcomeUnknownError("the reply was lost: sent, and perhaps carried out")
+            unknown.__cause__ = error
+            self.replies.set_exception(unknown if self.sent else error)
+
+
+class Pipeline:
+    """Sends what has come together, in order, and awaits the replies of all.
+
+    Nothing is ever sent twice: whether to try again is for the caller to say.
+
+    Args:
+        link: The connection, opened when there is something to send.
+        size: Requests under way at a time, beyond which `call` waits.
+        timeout: Seconds that one request may take.
+    """
+
+    def __init__(self, link: Link, size: int, timeout: float) -> None:
+        self._link = link
+        self._timeout = timeout
+        self._room = asyncio.Semaphore(size)
+        self._waiting: deque[_Request] = deque()
+        self._sending: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def call(self, commands: Sequence[Command], /) -> Sequence[object]:
+        """Send commands, nothing between them, and return the replies.
+
+        Cancelled before they are sent, they never will be.
+
+        Raises:
+            OutcomeUnknownError: If they were sent, and no reply has come.
+            TimeoutError: If they could not be sent in time.
+            StoreClosedError: If the pipeline was closed before they were sent.
+            Exception: What the link raises when it cannot connect, or the first refusal.
+        """
+        async with self._room:
+            if self._closed:
+                raise StoreClosedError("the store is closed")
+            request = _Request(commands)
+            self._waiting.append(request)
+            if self._sending is None:
+                self._sending = asyncio.create_task(self._send_all())
+            try:
+                async with asyncio.timeout(self._timeout):
+                    replies = await request.replies
+            except TimeoutError as error:
+                if request.sent:
+                    raise OutcomeUnknownError(f"no reply in {self._timeout} s") from error
+                raise TimeoutError(f"not sent: no connection in {self._timeout} s") from error
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    async def drain(self) -> None:
+        """Wait until nothing is under way."""
+        while self._sending is not None:
+            await asyncio.wait({self._sending})
+
+    async def close(self) -> None:
+        """Give up what is under way, and close the connection."""
+        self._closed = True
+        if self._sending is not None:
+            await cancel(self._sending)
+        await self._link.close()
+
+    async def _send_all(self) -> None:
+        requests: list[_Request] = []
+        try:
+            while self._waiting:
+                await self._link.connect()
+                requests = self._next()
+                await self._send(requests)
+        except Exception as error:
+            self._fail(requests, error)
+        except asyncio.CancelledError:
+            self._fail(requests, StoreClosedError("the store is closed"))
+            raise
+        finally:
+            self._sending = None
+
+    def _next(self) -> list[_Request]:
+        """Take the requests that somebody still waits for, no more than a batch."""
+        requests: list[_Request] = []
+        while self._waiting and len(requests) < BATCH:
+            request = self._waiting.popleft()
+            if not request.replies.done():
+                requests.append(request)
+        return requests
+
+    async def _send(self, requests: list[_Request]) -> None:
+        for request in requests:
+            request.sent = True
+        replies = await self._link.call([c for request in requests for c in request.commands])
+        start = 0
+        for request in requests:
+            end = start + len(request.commands)
+            if not request.replies.done():
+                request.replies.set_result(replies[start:end])
+            start = end
+
+    def _fail(self, sent: list[_Request], error: Exception) -> None:
+        """Fail those that were sent, and those that wait for the same connection."""
+        for request in (*sent, *self._waiting):
+            request.fail(error)
+        self._waiting.clear()

@@ -1,0 +1,483 @@
+"""A store on a Redis stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeAlias, overload
+
+from redis.exceptions import ResponseError
+from typing_extensions import TypeVar
+
+from ..checks import check_size
+from ..exceptions import OutcomeUnknownError
+from ..fanout import FanOut
+from ..history import Page
+from ..lanes import Policy
+from ..messages import GapReason, Message, check_cursor, check_event
+from ..protocols import Subscriber
+from ..statistics import Statistics
+from ..tasks import cancel
+from ..wire import check_text
+from .pipeline import Command
+from .redis import (
+    UNREACHABLE,
+    BrokerStore,
+    Connection,
+    Decoder,
+    Encoder,
+    Incoming,
+    array_of,
+    back_off,
+    bytes_of,
+    check_name,
+)
+
+__all__ = ("RedisStreamStore",)
+
+log = logging.getLogger("tornadose")
+
+T = TypeVar("T", default=str)
+Call: TypeAlias = Callable[[Sequence[Command]], Awaitable[Sequence[object]]]
+
+PAGE = 100  # entries that are read together, at most
+PAGE_BYTES = 1 << 20  # of payloads, beyond which fewer entries are read the next time
+CACHE_BYTES = 4 << 20  # of pages of history that others may ask for as well
+LONGEST_BLOCK = 2.0  # seconds that Redis waits for the next entry
+PART = 1 << 64  # the two parts of an id are below it
+
+
+@dataclass(frozen=True, slots=True)
+class _Page(Generic[T]):
+    """What stands in the stream behind a position.
+
+    Args:
+        incoming: In order.
+        positions: Of what has come in.
+        position: From where to read on.
+        hole: Why something may be missing before all this, if it may.
+        full: Whether there may be more.
+        size: Of the payloads, in bytes.
+    """
+
+    incoming: Sequence[Incoming[T]]
+    positions: Sequence[int]
+    position: int
+    hole: GapReason | None
+    full: bool
+    size: int
+
+
+class RedisStreamStore(BrokerStore[T], Generic[T]):
+    """Publish what any program adds to a Redis stream, without loss.
+
+    Ids are those of the stream, so that a client may resume with any process that reads
+    it, and after an outage the store goes on where it was. What can no longer be read,
+    because it was trimmed or deleted meanwhile, is a gap.
+
+    An entry has its payload in the field ``data``, and its event, if any, in ``event``.
+    What another program has added counts as accepted when it is read here.
+
+    Args:
+        stream: The key; by default the one that ``redis-cli XADD tornadose '*' data
+            hello`` adds to.
+        maxlen: Entries that the stream keeps, about; more are trimmed by `submit`.
+        inbox: Messages that are submitted and not yet confirmed, beyond which `submit`
+            waits.
+        backlog: Messages kept for one subscriber that is behind.
+        policy: What happens when that is full: ``"block"``, ``"drop_oldest"``,
+            ``"drop_newest"`` or ``"disconnect"``, to come back and resume.
+        block_timeout: Seconds that one message waits under ``"block"`` until the
+            subscribers that have no room are released.
+        max_subscribers: Subscribers at a time; ``None`` is no limit.
+        encode: Makes the text that travels of a payload. Without it payloads are strings.
+        decode: Makes the payload of the text.
+        url: Of Redis, as in ``redis.asyncio.Redis.from_url``.
+        redis_kwargs: What ``redis.asyncio.Redis`` takes. Both ``socket_timeout`` and
+            ``socket_connect_timeout`` are 5 seconds by default.
+
+    Raises:
+        TypeError: If one of them is of the wrong type.
+        ValueError: If one is out of range, or cannot be had with this store.
+    """
+
+    @overload
+    def __init__(
+        self: RedisStreamStore[str],
+        stream: str = "tornadose",
+        *,
+        maxlen: int = 10_000,
+        inbox: int = 1024,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+        encode: None = None,
+        decode: None = None,
+        url: str | None = None,
+        **redis_kwargs: object,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        stream: str = "tornadose",
+        *,
+        maxlen: int = 10_000,
+        inbox: int = 1024,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+        encode: Encoder[T],
+        decode: Decoder[T],
+        url: str | None = None,
+        **redis_kwargs: object,
+    ) -> None: ...
+    def __init__(
+        self,
+        stream: str = "tornadose",
+        *,
+        maxlen: int = 10_000,
+        inbox: int = 1024,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+        encode: Encoder[T] | None = None,
+        decode: Decoder[T] | None = None,
+        url: str | None = None,
+        **redis_kwargs: object,
+    ) -> None:
+        check_size("maxlen", maxlen, at_least=1)
+        self._stream = check_name("stream", stream)
+        self._maxlen = maxlen
+        super().__init__(
+            inbox=inbox,
+            backlog=backlog,
+            policy=policy,
+            block_timeout=block_timeout,
+            max_subscribers=max_subscribers,
+            encode=encode,
+            decode=decode,
+            url=url,
+            redis_kwargs=redis_kwargs,
+        )
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._history = self._new_pipeline(1)
+        self._placed = asyncio.Event()  # once it is known where the live messages begin
+        self._count = PAGE
+        self._reads: dict[int, asyncio.Task[_Page[T]]] = {}
+        self._cache: OrderedDict[int, _Page[T]] = OrderedDict()
+
+    def _new_fanout(self) -> FanOut[T]:
+        return _StreamFanOut(self._limits)
+
+    async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
+        """Add a payload to the stream, and return its message.
+
+        The first time it waits for the reader, so that a program hears itself. It is
+        never sent twice. Cancelled, it may have been accepted.
+
+        Raises:
+            TypeError: If the event or the encoded payload is no string.
+            ValueError: If the event is no usable name.
+            redis.exceptions.RedisError: If Redis cannot be reached, or refuses the
+                message: it was not accepted.
+            TimeoutError: If it could not be sent in time: it was not accepted.
+            OutcomeUnknownError: If the reply was lost: it may have been accepted.
+            StoreClosedError: If the store is closed.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        if event is not None:
+            check_event(event)
+        fields = ["data", check_text(self._encode(data))]
+        if event is not None:
+            fields += ["event", event]
+        await self._opened()
+        (reply,) = await self._out.call(
+            [("XADD", self._stream, "MAXLEN", "~", self._maxlen, "*", *fields)]
+        )
+        self._fanout.accepted = max(self._fanout.accepted, position_of(reply))
+        return Message(data, bytes_of(reply).decode(), event)
+
+    def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
+        """Register, and deliver first what stands in the stream behind this id.
+
+        History is read in pages at the subscriber's pace, and does not count against
+        its backlog. Unless it is certain that nothing is missing, there is a gap:
+        ``expired``, ``unknown`` or ``restarted``. An empty id is none.
+
+        Raises:
+            TypeError: If the id is no string.
+            StoreClosedError: If the store is closed.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        check_cursor(after)
+        lane = self._admit(subscriber)
+        if lane is not None and after:
+            self._fanout.books.resumed += 1
+            lane.replay(_Replay(self._fanout, self._placed, self._behind, after), after)
+
+    async def publish(self) -> None:
+        """Read the stream, and hand on what comes."""
+        await self._follow()
+
+    async def drain(self) -> None:
+        """Wait until what this process has submitted is read, and handed on."""
+        await super().drain()
+        await self._fanout.handed_on()
+
+    async def _let_go(self) -> None:
+        await cancel(*self._reads.values())
+        await self._history.close()
+        await super()._let_go()
+
+    # ---- the live messages
+
+    async def _read(self, connection: Connection) -> None:
+        if not self._placed.is_set():
+            replies = await connection.call([("XINFO", "STREAM", self._stream)])
+            self._fanout.rewind(_Stream(replies[0]).last)
+            self._placed.set()
+        position = self._fanout.position
+        certain = False  # that nothing between this position and the next entry is missing
+        while True:
+            if certain:
+                page = await self._next_page(connection, position)
+            else:
+                page = await self._certain_page(connection.call, position)
+                self._stand()
+            if page.hole is not None:
+                await self._fanout.announce(page.hole)
+            await self._hand_on(page.incoming, page.positions)
+            certain = not page.full and (bool(page.incoming) or not certain)
+            position = page.position
+            if page.hole == "restarted":
+                self._cache.clear()
+                self._fanout.rewind(position)
+
+    async def _next_page(self, connection: Connection, position: int) -> _Page[T]:
+        """Wait for entries, but no longer than Redis may be silent."""
+        count = self._count
+        block = max(1, round(1000 * min(LONGEST_BLOCK, self._reply_timeout / 2)))
+        at = cursor_of(position)
+        (reply,) = await connection.call(
+            [("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", self._stream, at)]
+        )
+        if reply is None:
+            return _Page((), (), position, hole=None, full=False, size=0)
+        (stream,) = array_of(reply)
+        _, entries = array_of(stream)
+        return self._page(array_of(entries), position, count)
+
+    # ---- history
+
+    async def _behind(self, position: int) -> _Page[T]:
+        """Return a page of history; those who ask for the same one share it."""
+        page = self._cache.get(position)
+        if page is not None:
+            self._cache.move_to_end(position)
+            return page
+        if position not in self._reads:
+            read = asyncio.create_task(self._certain_page(self._history.call, position))
+            read.add_done_callback(lambda read: self._keep(position, read))
+            self._reads[position] = read
+        return await asyncio.shield(self._reads[position])
+
+    def _keep(self, position: int, read: asyncio.Task[_Page[T]]) -> None:
+        """Keep a full page for a while: nothing can be added to it."""
+        del self._reads[position]
+        if read.cancelled() or read.exception() is not None or not read.result().full:
+            return
+        self._cache[position] = read.result()
+        while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
+            self._cache.popitem(last=False)
+
+    # ---- reading
+
+    async def _certain_page(self, call: Call, position: int) -> _Page[T]:
+        """Read what stands behind a position, and make sure that nothing is missing before it.
+
+        That is proven by the entry at this position, or by its being the last one ever.
+        """
+        at, behind, count = cursor_of(position), cursor_of(position + 1), self._count
+        commands: list[Command] = [
+            ("MULTI",),
+            ("XINFO", "STREAM", self._stream),
+            ("XRANGE", self._stream, at, at),
+            ("XRANGE", self._stream, behind, "+", "COUNT", count),
+            ("EXEC",),
+        ]
+        replies = await call(commands)
+        info, there, entries = array_of(replies[-1])
+        stream = _Stream(info)
+        if position > stream.last:
+            return _Page((), (), 0, hole="restarted", full=True, size=0)
+        page = self._page(array_of(entries), position, count)
+        hole = None if array_of(there) else stream.hole(position)
+        return replace(page, hole=hole, position=page.position if page.full else stream.last)
+
+    def _page(self, entries: Sequence[object], position: int, count: int) -> _Page[T]:
+        """Make messages of entries, and have fewer read next time if they are large."""
+        incoming: list[Incoming[T]] = []
+        positions: list[int] = []
+        size = 0
+        for entry in entries:
+            cursor, fields = array_of(entry)
+            name = bytes_of(cursor).decode()
+            payload, event = payload_of(fields)
+            size += len(payload or b"")
+            positions.append(position_of(cursor))
+            incoming.append(self._incoming(name, payload, event))
+        if positions:
+            position = positions[-1]
+        full = len(incoming) >= count
+        if size > PAGE_BYTES:
+            self._count = max(1, count // 2)
+        elif full:
+            self._count = min(PAGE, 2 * count)
+        return _Page(incoming, positions, position, hole=None, full=full, size=size)
+
+    def _incoming(self, cursor: str, payload: bytes | None, event: bytes | None) -> Incoming[T]:
+        try:
+            if payload is None:
+                raise ValueError("it has no field 'data'")
+            data = self._decode(payload.decode())
+            return Message(data, cursor, event.decode() if event else None)
+        except Exception:
+            log.exception("entry %s of stream %r cannot be decoded", cursor, self._stream)
+            return "poisoned"
+
+
+class _StreamFanOut(FanOut[T]):
+    """A fan-out whose positions are ids, of which it has not accepted all between."""
+
+    def statistics(self) -> Statistics:
+        statistics = super().statistics()
+        return replace(statistics, submitted=statistics.published)
+
+    def abandon_unpublished(self) -> int:
+        super().abandon_unpublished()
+        return 0  # what is in the stream is not lost
+
+
+class _Replay(Generic[T]):
+    """Reads the stream for one subscriber, up to where the live messages are.
+
+    Args:
+        fanout: Of the live messages.
+        placed: Set once it is known where they begin.
+        behind: Reads what stands behind a position.
+        cursor: Where to begin; it may be anything.
+    """
+
+    def __init__(
+        self,
+        fanout: FanOut[T],
+        placed: asyncio.Event,
+        behind: Callable[[int], Awaitable[_Page[T]]],
+        cursor: str,
+    ) -> None:
+        self._fanout = fanout
+        self._placed = placed
+        self._behind = behind
+        self._cursor = cursor
+        self._position: int | None = None
+        self._parts: deque[Page[T]] = deque()  # of the page that was read last
+        self._full = False
+
+    async def read(self) -> Page[T]:
+        """Return the next page, waiting for Redis as long as it takes."""
+        await self._placed.wait()
+        if self._position is None:
+            self._position = checked_position_of(self._cursor)
+            if self._position is None:
+                return self._live("unknown")
+        if not self._parts:
+            page = await self._patiently_read(self._position)
+            if page.hole == "restarted":
+                return self._live("restarted")
+            self._parts.extend(parts_of(page))
+            self._position, self._full = page.position, page.full
+            if not page.incoming and self._position < self._fanout.accepted:
+                await back_off(0)  # the stream was reset, which is about to be noticed
+        part = self._parts.popleft()
+        met = not self._parts and not self._full and part.position >= self._fanout.accepted
+        return replace(part, met=met)
+
+    async def _patiently_read(self, position: int) -> _Page[T]:
+        failures = 0
+        while True:
+            try:
+                return await self._behind(position)
+            except (*UNREACHABLE, OutcomeUnknownError) as error:
+                log.debug("reading history failed", exc_info=error)
+            failures += 1
+            await back_off(failures)
+
+    def _live(self, hole: GapReason) -> Page[T]:
+        return Page([], hole, self._fanout.accepted, met=True)
+
+
+def parts_of(page: _Page[T]) -> Iterator[Page[T]]:
+    """Cut a page at the holes in it."""
+    hole, messages = page.hole, list[Message[T]]()
+    for item, position in zip(page.incoming, page.positions, strict=True):
+        if isinstance(item, str):
+            yield Page(messages, hole, position, met=False)
+            hole, messages = item, []
+        else:
+            messages.append(item)
+    yield Page(messages, hole, page.position, met=False)
+
+
+class _Stream:
+    """What Redis knows of a stream, of which there may be none yet."""
+
+    def __init__(self, reply: object) -> None:
+        fields: dict[object, object] = {}
+        if not (isinstance(reply, ResponseError) and "no such key" in str(reply)):
+            flat = array_of(reply)
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        self.last = position_of(fields.get(b"last-generated-id", b"0-0"))
+        first = fields.get(b"first-entry")
+        self._first = self.last if first is None else position_of(array_of(first)[0])
+        self._added, self._length = fields.get(b"entries-added"), fields.get(b"length")
+
+    def hole(self, position: int) -> GapReason | None:
+        """Tell whether something behind this position, where no entry is, may be missing."""
+        if position == self.last or (position == 0 and self._added == self._length):
+            return None
+        return "expired" if position <= self._first else "unknown"
+
+
+def position_of(cursor: object) -> int:
+    """Return an id as a number that rises with it."""
+    milliseconds, sequence = bytes_of(cursor).split(b"-")
+    return int(milliseconds) * PART + int(sequence)
+
+
+def checked_position_of(cursor: str) -> int | None:
+    """Return the position for what a client takes for an id; ``None`` if it is none."""
+    match = re.fullmatch("([0-9]{1,20})-([0-9]{1,20})", cursor)
+    if match is None or not all(int(part) < PART for part in match.groups()):
+        return None
+    return position_of(cursor.encode())
+
+
+def cursor_of(position: int) -> str:
+    return f"{position // PART}-{position % PART}"
+
+
+def payload_of(fields: object) -> tuple[bytes | None, bytes | None]:
+    """Return the payload and the event among the fields of an entry."""
+    flat = array_of(fields)
+    named = dict(zip(flat[::2], flat[1::2], strict=True))
+    payload, event = named.get(b"data"), named.get(b"event")
+    return payload if isinstance(payload, bytes) else None, bytes_of(event or b"")

@@ -1,0 +1,3 @@
+from redis.asyncio.client import Redis
+
+__all__ = ["Redis"]

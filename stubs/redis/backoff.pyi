@@ -1,0 +1,6 @@
+from abc import ABC
+
+class AbstractBackoff(ABC): ...
+
+class NoBackoff(AbstractBackoff):
+    def __init__(self) -> None: ...
