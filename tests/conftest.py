@@ -7,9 +7,11 @@ import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from servers import BINARIES, Server, running
 from support import eventually
 
 
@@ -96,3 +98,14 @@ async def _nothing_left(anyio_backend: object, logged: Logged) -> AsyncIterator[
         except AssertionError:
             left = _tasks() - tasks, _open_files() - files
             raise AssertionError(f"left behind: {left}") from None
+
+
+@pytest.fixture(params=["valkey", "redis"])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
+    """Run a server that keeps everything through a kill, once of each kind that there is."""
+    if BINARIES[request.param] is None:
+        pytest.skip("no redis-server is on the PATH")
+    async with running(
+        request.param, tmp_path, "--appendonly", "yes", "--appendfsync", "always"
+    ) as server:
+        yield server

