@@ -4,52 +4,9 @@ import argparse
 import asyncio
 from contextlib import suppress
 
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from running import Page, serving
 
 from tornadose import EventSource, QueueStore
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Fibonacci, live</title>
-<link rel="icon" href="data:,">
-<style>
-  body { font: 1.1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; }
-  #state { color: #555; }
-  #numbers { list-style: none; padding: 0; }
-  .gap { color: #a00; }
-</style>
-<h1>Fibonacci, live</h1>
-<p id="state" role="status">connecting</p>
-<ul id="numbers"></ul>
-<script>
-  const state = document.getElementById("state");
-  const numbers = document.getElementById("numbers");
-
-  function show(text, kind) {
-    const item = document.createElement("li");
-    item.textContent = text;
-    item.className = kind;
-    numbers.prepend(item);
-    while (numbers.children.length > 20) numbers.lastChild.remove();
-  }
-
-  const source = new EventSource("stream");
-  source.onopen = () => { state.textContent = "connected"; };
-  source.onerror = () => { state.textContent = "connection lost, trying again"; };
-  source.onmessage = (event) => show(event.data, "number");
-  source.addEventListener("gap", (event) => {
-    show(`some numbers are missing: ${JSON.parse(event.data).reason}`, "gap");
-  });
-</script>
-"""
-
-
-class Page(RequestHandler):
-    def get(self) -> None:
-        self.write(PAGE)  # pyright: ignore[reportUnknownMemberType]  # dict, of what?
 
 
 async def fibonacci(store: QueueStore[int]) -> None:
@@ -63,16 +20,10 @@ async def fibonacci(store: QueueStore[int]) -> None:
 
 async def main(port: int) -> None:
     store = QueueStore[int]()
-    server = HTTPServer(Application([(r"/", Page), EventSource.route(r"/stream", store)]))
-    sockets = bind_sockets(port, "127.0.0.1")
-    server.add_sockets(sockets)
-    print(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/", flush=True)
-    try:
+    page = (r"/", Page, {"title": "Fibonacci, live"})
+    async with serving(store, port, page, EventSource.route(r"/stream", store)) as url:
+        print(url, flush=True)
         await fibonacci(store)
-    finally:
-        server.stop()
-        await store.aclose()
-        await server.close_all_connections()
 
 
 if __name__ == "__main__":

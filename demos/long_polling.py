@@ -4,9 +4,7 @@ import argparse
 import asyncio
 from contextlib import suppress
 
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-from tornado.web import Application
+from running import serving
 
 from tornadose import BaseHandler, Gap, Message, QueueStore
 
@@ -39,17 +37,9 @@ async def count(store: QueueStore[int]) -> None:
 
 async def main(port: int) -> None:
     store = QueueStore[int]()
-    server = HTTPServer(Application([LongPoll.route(r"/", store)]))
-    sockets = bind_sockets(port, "127.0.0.1")
-    server.add_sockets(sockets)
-    url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}/"
-    print(f"curl {url}, and then with the id: curl '{url}?last_event_id=...'", flush=True)
-    try:
+    async with serving(store, port, LongPoll.route(r"/", store)) as url:
+        print(f"curl {url}, and then with the id: curl '{url}?last_event_id=...'", flush=True)
         await count(store)
-    finally:
-        server.stop()
-        await store.aclose()
-        await server.close_all_connections()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError
 
 from integration.clients import (
@@ -888,6 +889,15 @@ async def test_a_publish_that_waits_writes_nothing_behind_the_end_of_the_respons
         await client.send("HEAD / HTTP/1.1", "Host: 127.0.0.1", "Connection: close")
         first, _ = await client.head()  # nothing stands between the two responses
         assert first == "HTTP/1.1 200 OK"
+
+
+async def test_p7_publishing_to_a_client_that_has_left_is_an_error_at_once() -> None:
+    async with QueueStore[str]() as store:
+        async with clients_of(store):
+            (handler,) = handlers(store)
+        await eventually(lambda: not store.subscribers)
+        with pytest.raises(StreamClosedError):
+            await asyncio.wait_for(handler.publish(Message("late")), 1)
 
 
 async def test_p7_a_connection_can_be_used_for_one_stream_after_the_other() -> None:

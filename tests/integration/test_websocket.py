@@ -821,6 +821,23 @@ async def test_aclose_delivers_every_accepted_message_and_then_closes_with_1001(
             await store.submit(0)
 
 
+@pytest.mark.parametrize("kind", [WebSocketSubscriber, Compressed])
+async def test_no_message_follows_the_close_frame(kind: type[WebSocketSubscriber[Any]]) -> None:
+    """RFC 6455, 5.5.1 demands it."""
+    async with (
+        QueueStore[str]() as store,
+        serving(kind.route("/", store)) as url,
+        opened(url, websocket=True) as raw,
+    ):
+        (handler,) = store.subscribers
+        assert isinstance(handler, kind)
+        handler.close()
+        await one_by_one(store, ["late"])
+        await raw.send(masked(CLOSE, b"\x03\xe8"))
+        await raw.to_the_end()
+        assert [opcode for opcode, _ in raw.frames()] == [CLOSE]
+
+
 async def test_a_client_that_comes_after_aclose_is_closed_with_1001() -> None:
     async with QueueStore[int]() as store, serving(WebSocketSubscriber.route("/", store)) as url:
         await store.aclose()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
 from typing import get_args
+from weakref import WeakSet
 
 import pytest
 
 from conftest import Logged
 from support import Direct, Plain, Told, balanced, eventually
-from tornadose import Batch, Gap, Message, PoisonedError, Policy, Subscriber
+from tornadose import Batch, Gap, Message, PoisonedError, Policy, Released, Subscriber
 from tornadose.fanout import FanOut
+from tornadose.history import Page
 from tornadose.lanes import Lane, Limits
 
 
@@ -93,7 +97,17 @@ async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> Non
     assert (early.got, late.got, later.got) == ([1, 2, 3, 4, 5, 6], [3, 4, 5, 6], [6])
 
 
-async def test_p2_no_delivery_begins_after_deregistering_in_a_pause() -> None:
+class Stubborn:
+    """A replay that swallows its cancellation, as `asyncio.wait_for` may in Python 3.11."""
+
+    async def read(self) -> Page[int]:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return Page([], None, 0, met=True)
+
+
+@pytest.mark.parametrize("reading", [False, True])
+async def test_p2_no_delivery_begins_after_deregistering_in_a_pause(reading: bool) -> None:
     fanout = fan_out()
     leaver = Direct[int]()
 
@@ -103,11 +117,15 @@ async def test_p2_no_delivery_begins_after_deregistering_in_a_pause() -> None:
             asyncio.get_running_loop().call_soon(fanout.dismiss, leaver)
             return super().publish_nowait(batch)
 
-    admit(fanout, Slow())
-    admit(fanout, leaver)
+    for _ in range(3):
+        admit(fanout, Slow())
+    lane = admit(fanout, leaver)
+    if reading:
+        lane.replay(Stubborn())
+        await asyncio.sleep(0)
     await fanout.broadcast(batch(1))
     assert leaver.got == []
-    assert fanout.statistics().offered == 1
+    assert fanout.statistics().offered == 3
 
 
 async def test_p3_fan_out_yields_every_10_ms_and_keeps_the_order() -> None:
@@ -133,6 +151,38 @@ async def test_p3_fan_out_yields_every_10_ms_and_keeps_the_order() -> None:
     assert all(subscriber.got == [1, 2] for subscriber in slow)
     assert len(turns) >= 2 * 40 * 2 / (10 + 2 + 5)
     assert max(b - a for a, b in pairwise(turns)) < 0.08
+
+
+async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:
+    turn, hooks = 0, Counter[int]()
+
+    class Slow(Direct[int]):
+        def released(self, reason: Released, /) -> None:
+            time.sleep(0.002)
+            hooks[turn] += 1
+
+        def leaving(self) -> bool:
+            return True
+
+    async def watch() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    fanout, watcher = fan_out(), asyncio.create_task(watch())
+    for _ in range(30):
+        admit(fanout, Slow())
+    finishing = asyncio.create_task(fanout.finish())
+    await eventually(lambda: hooks.total() == 30)
+    finishing.cancel()
+    await fanout.abort()
+    for _ in range(30):
+        admit(fanout, Slow())
+    await fanout.release_all("failed")
+    watcher.cancel()
+    assert hooks.total() == 90
+    assert max(hooks.values()) < 15  # 10 ms have room for 5
 
 
 @pytest.mark.parametrize("policy", get_args(Policy))
@@ -168,6 +218,34 @@ async def test_block_waits_for_room_and_loses_nothing() -> None:
     await publishing
     await settled(fanout)
     assert subscriber.got == list(range(20))
+
+
+async def test_p2_under_block_a_cancelled_broadcast_is_a_gap_where_it_stood() -> None:
+    fanout, subscriber = fan_out(backlog=1, policy="block"), Told[int]()
+    admit(fanout, subscriber)
+    subscriber.running.clear()
+    await fanout.broadcast(batch(1))
+    await fanout.broadcast(batch(2))
+    cancelled = asyncio.create_task(fanout.broadcast(batch(3)))
+    await eventually(lambda: fanout.statistics().pending == 3)
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
+    publishing = asyncio.create_task(fanout.broadcast(batch(4)))
+    await eventually(lambda: fanout.statistics().pending == 3)
+    subscriber.running.set()
+    await publishing
+    await settled(fanout)
+    assert subscriber.events == [1, 2, Gap("overflow", "i-2"), 4]
+    assert fanout.statistics().dropped == 1
+
+
+async def test_p2_a_gap_before_a_dropped_message_keeps_its_reason() -> None:
+    fanout, subscriber = fan_out(policy="drop_oldest"), Told[int]()
+    admit(fanout, subscriber).announce("unknown")
+    for message in batch(0, 1, 2, 3):
+        await fanout.deliver(subscriber, message)
+    await settled(fanout)
+    assert subscriber.events == [Gap("unknown"), 1, 2, 3]
 
 
 async def test_p3_under_block_all_full_lanes_are_waited_for_together() -> None:
@@ -344,6 +422,33 @@ async def test_p7_leaving_in_the_middle_of_a_delivery_cancels_it() -> None:
     books = fanout.statistics()
     assert (plain.got, books.abandoned, books.pending) == ([], 2, 0)
     assert len(asyncio.all_tasks()) <= 2  # this one and the test runner's
+
+
+async def test_p4_what_waits_for_who_leaves_is_let_go_though_a_delivery_lingers() -> None:
+    class Payload:
+        pass
+
+    class Lingering(Plain[Payload]):
+        async def publish(self, message: Message[Payload], /) -> None:
+            with suppress(asyncio.CancelledError):
+                await super().publish(message)
+            await self.running.wait()
+
+    fanout, lingering = FanOut[Payload](Limits(backlog=3)), Lingering()
+    lingering.running.clear()
+    fanout.admit(lingering)
+    alive = WeakSet[Payload]()
+    for _ in range(4):
+        message = Message(Payload())
+        alive.add(message.data)
+        await fanout.broadcast(Batch([message]))
+        del message
+    assert len(alive) == 4
+    fanout.dismiss(lingering)
+    await asyncio.sleep(0)
+    kept = len(alive)
+    lingering.running.set()
+    assert kept == 1
 
 
 async def test_a_subscriber_may_leave_from_within_its_publish() -> None:

@@ -66,6 +66,17 @@ async def test_closing_the_store_does_not_wait_for_a_subscription_that_has_every
             await anext(messages)
 
 
+async def test_closing_the_store_waits_until_the_last_message_is_taken_and_no_longer() -> None:
+    store = QueueStore[int]()
+    async with subscribe(store) as messages:
+        await store.submit(1)
+        closing = asyncio.create_task(store.aclose(timeout=60))
+        await eventually(lambda: not store.subscribers)
+        assert not closing.done()
+        assert await take(messages, 1) == [1]
+        await asyncio.wait_for(closing, 1)
+
+
 async def test_a_cancelled_wait_loses_nothing() -> None:
     async with QueueStore[int]() as store, subscribe(store) as messages:
         for number in range(50):

@@ -28,7 +28,7 @@ __all__ = ("BaseStore",)
 
 log = logging.getLogger("tornadose")
 
-T = TypeVar("T", default=Any)
+T = TypeVar("T", default=object)
 
 
 _guarded: WeakSet[Callable[..., Any]] = WeakSet()  # each submit that opens its store
@@ -66,12 +66,12 @@ class BaseStore(ABC, Generic[T]):
 
     def __init__(
         self,
-        *args: Any,
+        *args: object,
         backlog: int = 1024,
         policy: Policy = "disconnect",
         block_timeout: float = 5.0,
         max_subscribers: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         self._limits = Limits(backlog, policy, block_timeout, max_subscribers)
         self._arguments = args, kwargs

@@ -487,7 +487,7 @@ def bytes_of(reply: object) -> bytes:
 
 async def back_off(failures: int) -> None:
     """Pause before the next attempt: longer and longer, and not all at the same time."""
-    delay = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures, 16))
+    delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
     await asyncio.sleep(random.uniform(0.5, 1) * delay)
 
 

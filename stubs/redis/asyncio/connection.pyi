@@ -1,6 +1,7 @@
+from abc import ABC
 from collections.abc import Iterable
 
-class AbstractConnection:
+class AbstractConnection(ABC):
     @property
     def is_connected(self) -> bool: ...
     async def connect(self) -> None: ...
@@ -9,7 +10,14 @@ class AbstractConnection:
     async def send_packed_command(
         self, command: bytes | str | Iterable[bytes], check_health: bool = ...
     ) -> None: ...
-    async def read_response(self, disable_decoding: bool = ...) -> object: ...
+    async def read_response(
+        self,
+        disable_decoding: bool = ...,
+        timeout: float | None = ...,
+        *,
+        disconnect_on_error: bool = ...,
+        push_request: bool | None = ...,
+    ) -> object: ...
 
 class ConnectionPool:
     connection_kwargs: dict[str, object]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 from tornado.httputil import HTTPServerRequest, RequestStartLine
@@ -34,6 +34,19 @@ async def receive(client: socket.socket, size: int) -> bytes:
     while len(data) < size:
         data += await asyncio.get_running_loop().sock_recv(client, 65536)
     return bytes(data)
+
+
+async def test_the_socket_waits_for_no_more_bytes_and_has_its_limits() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        closing(IOStream(server := listener.accept()[0])) as stream,
+    ):
+        Connection(stream, write_timeout=1.5, send_buffer=20000)
+        assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert server.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) in (20000, 40000)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert server.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
 
 
 async def test_what_the_socket_takes_is_written_at_once() -> None:

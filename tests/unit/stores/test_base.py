@@ -254,6 +254,10 @@ def test_an_open_store_belongs_to_its_loop_alone() -> None:
             with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
                 store.deregister(Plain[int]())
             with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+                await store.broadcast(Message(2))
+            with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+                await store.deliver(Plain[int](), Message(2))
+            with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
                 await store.aclose()
 
         asyncio.run(elsewhere())
