@@ -26,9 +26,9 @@ async def main(port: int, redis_url: str) -> None:
         store,
         serving(store, port, page, EventSource.route(r"/stream", store)) as url,
     ):
-        print(f"{url}  and redis-cli -u {redis_url} PUBLISH tornadose hello", flush=True)
         command = (sys.executable, __file__, "--publish", "--redis-url", redis_url)
         publisher = await asyncio.create_subprocess_exec(*command)
+        print(f"{url}  and redis-cli -u {redis_url} PUBLISH tornadose hello", flush=True)
         try:
             await publisher.wait()
         finally:

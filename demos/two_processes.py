@@ -20,6 +20,7 @@ async def serve(redis_url: str) -> None:
     page = (r"/", Page, {"title": "Two processes, one stream"})
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    asyncio.get_running_loop().add_reader(sys.stdin, stopped.set)  # the parent has died
     async with (
         store,
         serving(store, 0, page, EventSource.route(r"/stream", store, retry=0.5)) as url,
@@ -55,7 +56,9 @@ async def copy(source: StreamReader, sink: StreamWriter) -> None:
 async def start(redis_url: str) -> tuple[Process, int]:
     """Start a server process, and return it with its port."""
     command = (sys.executable, __file__, "--serve", "--redis-url", redis_url)
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, start_new_session=True)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=PIPE, stdout=PIPE, start_new_session=True
+    )
     line = await process.stdout.readline() if process.stdout is not None else b""
     return process, int(line.decode().rstrip("/\n").rpartition(":")[2])
 

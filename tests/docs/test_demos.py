@@ -26,10 +26,12 @@ class Demo:
     Args:
         process: Its process.
         url: What it has printed.
+        printed: All that it has printed so far.
     """
 
     process: asyncio.subprocess.Process
     url: str
+    printed: str
 
     async def interrupt(self) -> tuple[int | None, str]:
         """Press Ctrl-C, and return the exit code and what it wrote to stderr."""
@@ -51,10 +53,12 @@ async def running(name: str) -> AsyncGenerator[Demo]:
     try:
         async with asyncio.timeout(DEADLINE):
             assert process.stdout is not None
-            printed = (await process.stdout.readline()).decode()
-            url = re.search(r"http://127\.0\.0\.1:\d+/", printed)
-            assert url is not None, printed
-            yield Demo(process, url[0])
+            printed = ""
+            while (url := re.search(r"http://127\.0\.0\.1:\d+/", printed)) is None:
+                line = await process.stdout.readline()
+                assert line, printed
+                printed += line.decode()
+            yield Demo(process, url[0], printed)
     finally:
         if process.returncode is None:
             process.kill()
@@ -109,6 +113,55 @@ async def test_the_fibonacci_page_names_a_stream_that_ends_well_on_ctrl_c() -> N
         assert rest[-2].startswith("retry: ")
 
 
+async def test_what_another_program_publishes_to_redis_is_on_the_page_of_the_demo() -> None:
+    async with (
+        running("redis_pubsub.py") as demo,
+        httpx.AsyncClient(timeout=DEADLINE) as client,
+    ):
+        assert "started a Valkey server" in demo.printed
+        assert 'new EventSource("stream")' in (await client.get(demo.url)).text
+        async with client.stream("GET", demo.url + "stream") as stream:
+            first, second = [line async for line in _until(stream.aiter_lines(), 2)]
+        assert re.fullmatch(r"data: \d+ from another program", first)
+        assert _number(second) == _number(first) + 1
+        assert await demo.interrupt() == (0, "")
+
+
+async def test_who_loses_one_of_two_processes_goes_on_at_the_other_without_a_hole() -> None:
+    async with (
+        running("two_processes.py") as demo,
+        httpx.AsyncClient(timeout=DEADLINE) as client,
+    ):
+        assert demo.process.stdout is not None
+        stops = (await demo.process.stdout.readline()).decode()
+        first = int(stops.partition("kill ")[2].split()[0])
+        numbers: dict[str, list[int]] = {}
+        cursor, connections = "", 0
+        while (count := sum(map(len, numbers.values()))) < 10:
+            connections += 1
+            headers = {"Connection": "close", "Last-Event-ID": cursor}
+            async with client.stream("GET", demo.url + "stream", headers=headers) as stream:
+                async for line in stream.aiter_lines():
+                    assert line != "event: gap"
+                    if line.startswith("id: "):
+                        cursor = line.removeprefix("id: ")
+                    elif line.startswith("data: "):
+                        numbers.setdefault(line.rpartition(" ")[2], []).append(_number(line))
+                        count += 1
+                    if count == 5 and line.startswith("data: "):
+                        os.kill(first, signal.SIGTERM)  # which ends this response
+                    elif count == 10:
+                        break
+        assert connections == 2
+        for counted in numbers.values():
+            assert counted == list(range(counted[0], counted[0] + len(counted)))
+        assert await demo.interrupt() == (0, "")
+
+
+def _number(line: str) -> int:
+    return int(line.split()[1])
+
+
 async def _until(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
     """Yield so many data lines."""
     while count:
@@ -118,7 +171,9 @@ async def _until(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
             yield line
 
 
-@pytest.mark.parametrize("name", ["fibonacci.py", "long_polling.py"])
+@pytest.mark.parametrize(
+    "name", ["fibonacci.py", "long_polling.py", "redis_pubsub.py", "two_processes.py"]
+)
 async def test_a_demo_without_clients_stops_silently_on_ctrl_c(name: str) -> None:
     async with running(name) as demo:
         assert await demo.interrupt() == (0, "")
