@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
     (r"py:obj", r"Options"),
     (r"py:exc", r"ConnectionClosed"),  # of tornado.iostream
     (r"py:.*", r"(_?asyncio|collections|collections\.abc|contextlib|typing)\..*"),
-    (r"py:.*", r"tornado\..*"),
+    (r"py:.*", r"(tornado|redis)\..*"),
 ]
 
 
