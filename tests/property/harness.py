@@ -1,11 +1,14 @@
-"""An event loop that is turned by hand, and the log as a list."""
+"""What tests turn by hand: an event loop, the clock of the work in it, and the log."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from itertools import cycle
+
+PROGRESS = 8  # turns in which somebody gets ahead who can
 
 
 class HandLoop(asyncio.SelectorEventLoop):
@@ -62,6 +65,33 @@ def hand_loop() -> Generator[HandLoop, None, None]:
     finally:
         if not loop.is_closed():
             loop.finish()
+
+
+class Clock:
+    """What the fan-out takes for the time it has worked: it pauses where it is told to.
+
+    Attributes:
+        hold: Whether there is no pause the next time that somebody asks.
+        frozen: Tells when there is no pause at all.
+    """
+
+    def __init__(self, *pauses: bool) -> None:
+        self.now = 0.0
+        self.hold = False
+        self.frozen: Callable[[], bool] = lambda: False
+        self.pause(pauses or [False])
+
+    def pause(self, pauses: Iterable[bool]) -> None:
+        """Pause, or not, time by time, over and over again."""
+        self._pauses = cycle(pauses)
+
+    def __call__(self) -> float:
+        if self.hold or self.frozen():
+            self.hold = False
+            return float("-inf")
+        if next(self._pauses):
+            self.now += 1.0
+        return self.now
 
 
 @contextmanager
