@@ -34,6 +34,13 @@ class _Shared:
     __slots__ = ("_renderings",)
     _renderings: dict[object, bytes | Exception]
 
+    def _recall(self, key: object) -> bytes | Exception | None:
+        try:
+            return self._renderings.get(key)
+        except AttributeError:  # the first time
+            object.__setattr__(self, "_renderings", {})
+            return None
+
     def _remember(self, key: object, rendering: bytes | Exception) -> None:
         """Keep it, and let go of those whose format nobody uses any more."""
         if len(self._renderings) >= MANY_FORMATS:
@@ -79,7 +86,6 @@ class Message(_Shared, Generic[T_co]):
     event: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_renderings", {})
         if self.id is not None:
             _check_field("id", self.id)
         if self.event is not None:
@@ -94,7 +100,7 @@ class Message(_Shared, Generic[T_co]):
         Raises:
             PoisonedError: If it cannot be encoded, which is logged the first time.
         """
-        rendering = self._renderings.get(key := _key(fmt))
+        rendering = self._recall(key := _key(fmt))
         if rendering is None:
             try:
                 rendering = fmt(self)
@@ -211,5 +217,7 @@ def check_cursor(after: object) -> None:
 def _check_field(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, not {value!r}")
+    if value and value.isprintable():  # as nearly all are, which is seen faster
+        return
     if not value or _FORBIDDEN.search(value):
         raise ValueError(f"{name}: {value!r} is empty or has a newline, NUL or surrogate in it")
