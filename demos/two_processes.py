@@ -36,10 +36,10 @@ async def serve(redis_url: str) -> None:
 
 async def balance(ports: list[int], reader: StreamReader, writer: StreamWriter) -> None:
     """Connect a client to the first server that lives, as a load balancer does."""
-    for port in ports:
+    ports.append(ports.pop(0))  # so that the next client begins with the other one
+    for port in reversed(tuple(ports)):
         with suppress(OSError):
             there, back = await asyncio.open_connection("127.0.0.1", port)
-            ports.append(ports.pop(0))  # the next client begins with the other one
             await asyncio.gather(copy(reader, back), copy(there, writer))
             return
     writer.close()

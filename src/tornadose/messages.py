@@ -22,6 +22,7 @@ GapReason: TypeAlias = Literal["overflow", "expired", "unknown", "restarted", "o
 BATCH = 32  # messages that are encoded and written together, at most
 BATCH_BYTES = 1 << 18
 MANY_FORMATS = 8  # renderings, from which on it is worth looking for old ones
+_MISSING = b"not rendered yet"  # known by its identity
 _FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
 
 
@@ -105,7 +106,12 @@ class Message(_Shared, Generic[T_co]):
             try:
                 rendering = fmt(self)
             except Exception as error:
-                log.exception("message %r (event %r) cannot be encoded", self.id, self.event)
+                log.exception(
+                    "message %r (event %r) cannot be encoded; does its %s need encode=?",
+                    self.id,
+                    self.event,
+                    type(self.data).__name__,
+                )
                 rendering = error
             self._remember(key, rendering)
         if isinstance(rendering, Exception):
@@ -178,11 +184,10 @@ class Batch(Sequence[Message[T_co]]):
         Raises:
             PoisonedError: If one of them cannot be encoded.
         """
-        try:
-            return self._renderings[fmt]
-        except KeyError:
+        rendering = self._renderings.get(fmt, _MISSING)
+        if rendering is _MISSING:
             rendering = self._renderings[fmt] = self._join(fmt)
-            return rendering
+        return rendering
 
     def _join(self, fmt: Callable[[Message[T_co]], bytes]) -> bytes | None:
         parts = [message.render(fmt) for message in self._messages]

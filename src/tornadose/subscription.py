@@ -43,7 +43,8 @@ def subscribe(
             there, and iterating again goes on behind the gap.
 
     Raises:
-        TypeError: If ``after`` is no string.
+        TypeError: If ``after`` is no string, or ``on_gap`` cannot be called.
+        RuntimeError: In the iteration, if it was not entered with ``async with``.
         GapError: In the iteration, at a gap.
         ReleasedError: In the iteration, when the store has let go of it before its end.
         StoreClosedError: On entering, if the store is closed.
@@ -51,6 +52,8 @@ def subscribe(
     check_methods("source", source, "register", "deregister")
     if after is not None:
         check_cursor(after)
+    if on_gap is not None and not callable(on_gap):
+        raise TypeError(f"on_gap: {on_gap!r} is not callable")
     return _Subscription(source, after, on_gap)
 
 
@@ -65,8 +68,10 @@ class _Subscription(Generic[T]):
         self._filled = asyncio.Event()
         self._taken = asyncio.Event()
         self._released: Released | None = None
+        self._entered = False
 
     async def __aenter__(self) -> AsyncIterator[Message[T]]:
+        self._entered = True
         if not self._after:
             self._source.register(self)
         elif resumes(self._source):
@@ -102,6 +107,8 @@ class _Subscription(Generic[T]):
             self._on_gap(item)
 
     async def _wait(self) -> None:
+        if not self._entered:
+            raise RuntimeError("enter it first: async with subscribe(store) as messages")
         if self._released == "closed":
             raise StopAsyncIteration
         if self._released is not None:

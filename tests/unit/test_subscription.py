@@ -198,3 +198,16 @@ async def test_a_store_of_three_methods_is_enough() -> None:
         assert await take(messages, 1) == [1]
         await submitting
     assert store.subscribers == []
+
+
+async def test_iterating_without_entering_is_an_error() -> None:
+    async with QueueStore[int]() as store:
+        subscription = subscribe(store)
+        assert isinstance(subscription, AsyncIterator)
+        with pytest.raises(RuntimeError, match="async with subscribe"):
+            await anext(subscription)
+
+
+async def test_a_gap_hook_that_cannot_be_called_is_refused() -> None:
+    with pytest.raises(TypeError, match="on_gap: 5 is not callable"):
+        subscribe(QueueStore[int](), on_gap=5)  # type: ignore[arg-type]

@@ -190,6 +190,9 @@ class BaseStore(ABC, Generic[T]):
             return ()
         return self._fanout.subscribers
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {len(self.subscribers)} subscribers>"
+
     def statistics(self) -> Statistics:
         """Count what has become of the messages until now."""
         return self._fanout.statistics()
@@ -233,7 +236,9 @@ class BaseStore(ABC, Generic[T]):
                     await self._stop_publishing()
                     await self._fanout.finish()
             except TimeoutError:
-                log.warning("%r is closed before everybody had everything", self)
+                log.warning(
+                    "%r is closed before everybody had everything, after %s s", self, timeout
+                )
             finally:
                 await self._stop_publishing()
                 self._abandon()
