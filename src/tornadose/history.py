@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from .messages import BATCH, GapReason, Message
@@ -43,17 +44,21 @@ class History(Generic[T]):
     """The last messages, each with its position, counted from 1, in its id.
 
     Ids look like ``5f0c…-17``: the first part is drawn anew for each history, so that
-    an id of an earlier process is never mistaken for one of this history.
+    an id of another process is never mistaken for one of this history.
 
     Args:
         size: How many messages are kept.
     """
 
     def __init__(self, size: int) -> None:
-        self.epoch = secrets.token_hex(6)
         self.last = 0
         self._size = size
         self._ring: list[Message[T]] = []  # position p stands at (p - 1) % size
+
+    @cached_property
+    def epoch(self) -> str:
+        """What ids begin with: drawn at the first use, so that no two processes share it."""
+        return secrets.token_hex(6)
 
     @property
     def first(self) -> int:

@@ -43,8 +43,8 @@ def test_the_wheel_contains_the_package_and_nothing_else(built: Path) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
-    assert required == ["tornado>=6.5", "typing-extensions>=4.9"]
-    assert metadata.get_all("Provides-Extra") == ["redis"]
+    assert required == ["tornado>=6.6", "typing-extensions>=4.9"]
+    assert metadata.get_all("Provides-Extra") == ["demo", "redis"]
 
 
 def test_the_sdist_contains_what_the_tests_need(built: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import socket
 import ssl
 import subprocess
@@ -1038,6 +1039,39 @@ async def test_tls_carries_large_messages_to_a_client_that_reads_slowly(
         lines = body.decode().split("\n")
         assert [line[6:] for line in lines if line.startswith("data: ")] == payloads
         assert {line.partition(":")[0] for line in lines} == {"", "id", "data"}
+
+
+@pytest.mark.parametrize("size", [5_000, 100_000])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_p2_over_tls_who_pauses_gets_everything(
+    certificate: tuple[str, str], version: ssl.TLSVersion, size: int
+) -> None:
+    context = ssl.create_default_context(cafile=certificate[0])
+    context.minimum_version = context.maximum_version = version
+    async with QueueStore[str](policy="block") as store, AsyncExitStack() as stack:
+        rule = EventSource.route("/", store)
+        url = await stack.enter_async_context(
+            listening(Application([rule]), tls=server_side(certificate))
+        )
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", int(url.rsplit(":", 1)[1]), ssl=context, limit=SMALL
+        )
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await eventually(lambda: store.subscribers)
+        sent = 0
+        while store.statistics().pending < 100:
+            for _ in range(32):
+                sent += 1
+                await store.submit(f"{sent:09}" + "x" * size)
+            await eventually(lambda: store.statistics().published == store.statistics().submitted)
+        closing = asyncio.create_task(store.aclose(DEADLINE))
+        async with asyncio.timeout(DEADLINE):
+            body = await reader.read(-1)
+        await closing
+        writer.transport.abort()
+        numbers = [int(found) for found in re.findall(rb"data: (\d{9})x+\n\n", body)]
+        assert numbers == list(range(1, sent + 1))
+        assert store.statistics().delivered == sent
 
 
 # ---- the end

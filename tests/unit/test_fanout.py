@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from contextlib import suppress
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import get_args
 from weakref import WeakSet
 
@@ -183,6 +183,43 @@ async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:
     watcher.cancel()
     assert hooks.total() == 90
     assert max(hooks.values()) < 15  # 10 ms have room for 5
+
+
+async def test_p3_filling_many_backlogs_yields_every_10_ms(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turn, puts = count(0, 0.002), 0, Counter[int]()
+    fill = Lane[int].put
+
+    async def put(lane: Lane[int], message: Message[int], deadline: float) -> None:
+        await fill(lane, message, deadline)
+        puts[turn] += 1
+
+    async def watch() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    monkeypatch.setattr(Lane, "put", put)
+    fanout, many = fan_out(policy="block"), [Plain[int]() for _ in range(40)]
+    for subscriber in many:
+        subscriber.running.clear()
+        admit(fanout, subscriber)
+    await fanout.broadcast(batch(1))
+    await fanout.broadcast(batch(2, 3, 4))
+    publishing = asyncio.create_task(fanout.broadcast(batch(5, 6, 7)))
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    for subscriber in many:
+        subscriber.running.set()
+    await publishing
+    watcher.cancel()
+    assert puts.total() > 60
+    assert max(puts.values()) < 15  # 10 ms have room for 5
+    await settled(fanout)
+    assert all(subscriber.got == [1, 2, 3, 4, 5, 6, 7] for subscriber in many)
 
 
 @pytest.mark.parametrize("policy", get_args(Policy))

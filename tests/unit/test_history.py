@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 
 from tornadose import GapReason
@@ -37,6 +39,14 @@ def test_messages_are_numbered_from_one_and_keep_their_event() -> None:
 
 def test_two_histories_have_no_id_in_common() -> None:
     assert len({History[int](1).append(1, None).id for _ in range(1000)}) == 1000
+
+
+async def test_p8_processes_that_inherit_a_history_by_a_fork_take_ids_of_their_own() -> None:
+    built = History[int](10)
+    here, there = deepcopy(built), deepcopy(built)
+    cursor = here.append(1, None).id
+    there.append(2, None)
+    assert await read_all(there, cursor or "") == ([], ["restarted"])
 
 
 @pytest.mark.parametrize(("size", "count"), [(5, 3), (5, 5), (5, 12), (1, 4), (300, 1000)])

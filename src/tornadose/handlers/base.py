@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields
+from inspect import iscoroutinefunction
 from typing import Any, Generic, overload
 
 from tornado.routing import URLSpec
@@ -18,11 +19,13 @@ from ..checks import check_methods, check_seconds, check_size
 from ..exceptions import StoreClosedError
 from ..messages import Message
 from ..protocols import Released, Store
-from .connection import http1, open_stream
+from .connection import ConnectionClosed, http1, open_stream
 
 __all__ = ("BaseHandler", "Options")
 
 log = logging.getLogger("tornadose")
+
+SHORTEST_HEARTBEAT = 0.01  # seconds
 
 T = TypeVar("T", default=Any)
 P = TypeVar("P")
@@ -54,9 +57,13 @@ class Options(Generic[T]):
     def __post_init__(self) -> None:
         if self.encode is not None and not callable(self.encode):
             raise TypeError(f"encode: {self.encode!r} is not callable")
+        if iscoroutinefunction(self.encode):
+            raise TypeError(f"encode: {self.encode!r} is a coroutine function, and makes no text")
         if not isinstance(self.encode, Hashable):  # who share an encoder share its results
             raise TypeError(f"encode: {self.encode!r} is not hashable")
         check_seconds("heartbeat", self.heartbeat, or_none=True)
+        if self.heartbeat is not None and self.heartbeat < SHORTEST_HEARTBEAT:
+            raise ValueError(f"heartbeat: {self.heartbeat!r} is less than {SHORTEST_HEARTBEAT}")
         check_seconds("retry", self.retry, or_none=True, or_zero=True)
         check_seconds("write_timeout", self.write_timeout)
         if self.send_buffer is not None:
@@ -227,10 +234,16 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             early, self._early = self._early, ()
             for message in early:
                 if not (self._left or self._finished):
-                    await self.submit(message.data, event=message.event)
+                    await self._submit_early(message)
             await self._held
         finally:
             self._leave()
+
+    async def _submit_early(self, message: Message[T]) -> None:
+        try:
+            await self.submit(message.data, event=message.event)
+        except ConnectionClosed:
+            log.debug("%r has left before it got what was meant for it alone", self)
 
     def _subscribe(self) -> None:
         """Register, or resume, now that the request is accepted."""
@@ -279,11 +292,11 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def _leave(self) -> None:
         """Deregister, and let the request end. Safe to call again."""
         self._left = True
+        if self._held is not None and not self._held.done():
+            self._held.set_result(None)
         store: Store[T] | None = getattr(self, "store", None)
         if store is not None:
             store.deregister(self)
-        if self._held is not None and not self._held.done():
-            self._held.set_result(None)
 
 
 def changed(options: Options[Any]) -> dict[str, Any]:

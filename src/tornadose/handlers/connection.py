@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from ssl import SSLWantReadError, SSLWantWriteError
+import sys
+from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
@@ -17,7 +18,7 @@ __all__ = ("SLICE", "Connection", "ConnectionClosed", "http1", "open_stream")
 log = logging.getLogger("tornadose")
 
 SLICE = 65536  # bytes that the client must take within the write time limit
-NOT_NOW = (BlockingIOError, SSLWantReadError, SSLWantWriteError, OverflowError)
+NOT_NOW = (BlockingIOError, SSLWantReadError, SSLWantWriteError)
 INT_MAX = (1 << 31) - 1  # what a socket option can hold
 
 
@@ -36,7 +37,7 @@ class Connection:
         ConnectionClosed: If the client is gone.
     """
 
-    __slots__ = ("_ended", "_queued", "_socket", "_stream", "_timer", "_turn", "_write_timeout")
+    __slots__ = ("_at_once", "_ended", "_queued", "_socket", "_stream", "_timer", "_turn", "_write_timeout")
 
     def __init__(self, stream: IOStream, write_timeout: float, send_buffer: int | None) -> None:
         if stream.socket is None:
@@ -49,6 +50,8 @@ class Connection:
         self._timer: asyncio.TimerHandle | None = None
         stream.set_nodelay(True)
         self._socket = stream.socket
+        # What TLS has begun to send it must be offered again, and no less of it.
+        self._at_once = SLICE if isinstance(self._socket, SSLSocket) else sys.maxsize
         _tune(self._socket, write_timeout, send_buffer)
 
     @property
@@ -98,6 +101,11 @@ class Connection:
         finally:
             self._queued -= 1
 
+    def watch(self) -> None:
+        """Give the client the time limit also for what Tornado has written by itself."""
+        if self._timer is None and self._stream.writing():
+            self._watch(self._stream.write(b""))
+
     def append(self, data: bytes) -> None:
         """Put the last bytes behind whatever still waits."""
         if not self._stream.closed():
@@ -106,7 +114,8 @@ class Connection:
     def _send(self, data: bytes) -> None:
         """Write while nothing waits."""
         try:
-            sent = self._socket.send(data)
+            at_once = data if len(data) <= self._at_once else memoryview(data)[: self._at_once]
+            sent = self._socket.send(at_once)
         except NOT_NOW:
             sent = 0
         except OSError as error:

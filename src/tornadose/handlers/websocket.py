@@ -91,8 +91,10 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
 
     def _beat(self) -> None:
         connection = self._connection
-        if connection is None or connection.writing or self.ping_interval:
+        if connection is None:
             return
+        if connection.writing or self.ping_interval:
+            return connection.watch()
         try:
             self.ping()
         except (WebSocketClosedError, ConnectionClosed):

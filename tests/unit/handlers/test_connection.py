@@ -114,6 +114,16 @@ async def test_p4_who_does_not_read_is_let_go_after_the_time_limit() -> None:
             await connection.write(b"never")
 
 
+async def test_p4_the_time_limit_holds_for_what_others_have_written() -> None:
+    server, client = socket.socketpair()
+    stream = IOStream(server)
+    connection = Connection(stream, write_timeout=0.1, send_buffer=16384)
+    stream.write(MEGABYTE)
+    connection.watch()
+    await eventually(stream.closed)
+    client.close()
+
+
 async def test_who_reads_slowly_is_not_let_go() -> None:
     async with pair(write_timeout=0.2) as (connection, client):
         assert connection.write_nowait(MEGABYTE)
