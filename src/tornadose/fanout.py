@@ -145,7 +145,7 @@ class FanOut(Generic[T]):
     async def handed_on(self) -> None:
         """Wait until everything accepted before this call was offered to the lanes."""
         position = self.accepted
-        while self.position < position:
+        while self.position < min(position, self.accepted):  # which may be rewound
             self._handed_on.clear()
             await self._handed_on.wait()
 
@@ -196,6 +196,8 @@ class FanOut(Generic[T]):
                     elif rest:
                         await lane.put(rest[0], deadline)
                         rest.popleft()
+                        if self.work.enough():
+                            await self.work.rest()
         finally:
             for lane, rest in full:
                 lane.give_up(len(rest))
@@ -217,13 +219,18 @@ class FanOut(Generic[T]):
                 if self.work.enough():
                     await self.work.rest()
             if position is not None:
-                self.position = position
-                self.accepted = max(self.accepted, position)
-                self._handed_on.set()
+                self.skip(position)
+
+    def skip(self, position: int) -> None:
+        """Note that up to this position there is nothing left to hand on."""
+        self.position = max(self.position, position)
+        self.accepted = max(self.accepted, position)
+        self._handed_on.set()
 
     def rewind(self, position: int) -> None:
         """Go on from this position, although it is not behind those before."""
         self.accepted = self.position = position
+        self._handed_on.set()
         for lane in self._lanes.values():
             if lane.fence < BEYOND:
                 lane.fence = position

@@ -231,11 +231,13 @@ class BaseStore(ABC, Generic[T]):
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         async with self._close_once:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(deadline) as limit:
                     await self._drain_or_fail()
                     await self._stop_publishing()
                     await self._fanout.finish()
             except TimeoutError:
+                if not limit.expired():
+                    raise
                 log.warning(
                     "%r is closed before everybody had everything, after %s s", self, timeout
                 )

@@ -41,9 +41,12 @@ async def test_many_that_began_together_are_spread_over_the_interval() -> None:
             self.ticks += 1
             super()._tick()
 
+    def beat_of(own: list[int]) -> Callable[[], None]:
+        return lambda: own.append(heart.ticks)
+
     heart, many = Counting(0.32), 10 * TICKS
     beaten = [list[int]() for _ in range(many)]
-    beats: list[Callable[[], None]] = [lambda own=own: own.append(heart.ticks) for own in beaten]
+    beats = [beat_of(own) for own in beaten]
     for beat in beats:
         heart.add(beat)
     await eventually(lambda: all(len(own) == 2 for own in beaten))
