@@ -157,6 +157,8 @@ class Proxy:
         try:
             while data := await source.read(65536):
                 await gate.wait()
+                if sink.transport.is_closing():  # uvloop would raise RuntimeError
+                    break
                 sink.write(data)
                 await sink.drain()
         except OSError:

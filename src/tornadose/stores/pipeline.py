@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from ..exceptions import OutcomeUnknownError, StoreClosedError
@@ -53,15 +53,27 @@ class Pipeline:
 
     Nothing is ever sent twice: whether to try again is for the caller to say.
 
+    Attributes:
+        callers: The tasks that wait in `call`.
+
     Args:
         link: The connection, opened when there is something to send.
         size: Requests under way at a time, beyond which `call` waits.
-        timeout: Seconds that one request may take.
+        timeout: Seconds that one request may take, waiting for its turn included.
+        late: Makes the error for what could not be sent in that time.
     """
 
-    def __init__(self, link: Link, size: int, timeout: float) -> None:
+    def __init__(
+        self,
+        link: Link,
+        size: int,
+        timeout: float,
+        late: Callable[[str], Exception] = TimeoutError,
+    ) -> None:
+        self.callers: set[asyncio.Task[object] | None] = set()
         self._link = link
         self._timeout = timeout
+        self._late = late
         self._room = asyncio.Semaphore(size)
         self._waiting: deque[_Request] = deque()
         self._sending: asyncio.Task[None] | None = None
@@ -74,28 +86,38 @@ class Pipeline:
 
         Raises:
             OutcomeUnknownError: If they were sent, and no reply has come.
-            TimeoutError: If they could not be sent in time.
             StoreClosedError: If the pipeline was closed before they were sent.
-            Exception: What the link raises when it cannot connect, or the first refusal.
+            Exception: What the link raises when it cannot connect, what `late` makes, or
+                the first refusal.
         """
-        async with self._room:
-            if self._closed:
-                raise StoreClosedError("the store is closed")
-            request = _Request(commands)
-            self._waiting.append(request)
-            if self._sending is None:
-                self._sending = asyncio.create_task(self._send_all())
-            try:
-                async with asyncio.timeout(self._timeout):
-                    replies = await request.replies
-            except TimeoutError as error:
-                if request.sent:
-                    raise OutcomeUnknownError(f"no reply in {self._timeout} s") from error
-                raise TimeoutError(f"not sent: no connection in {self._timeout} s") from error
+        request = _Request(commands)
+        caller = asyncio.current_task()
+        self.callers.add(caller)
+        try:
+            async with asyncio.timeout(self._timeout), self._room:
+                replies = await self._replies(request)
+        except TimeoutError as error:
+            if request.sent:
+                raise OutcomeUnknownError(f"no reply in {self._timeout} s") from error
+            raise self._late(f"not sent in {self._timeout} s") from error
+        finally:
+            self.callers.discard(caller)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
         return replies
+
+    async def _replies(self, request: _Request) -> Sequence[object]:
+        if self._closed:
+            raise closed()
+        self._waiting.append(request)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send_all())
+        return await request.replies
+
+    def refuse(self) -> None:
+        """Take no more requests; also those that wait for their turn get none."""
+        self._closed = True
 
     async def drain(self) -> None:
         """Wait until nothing is under way."""
@@ -104,9 +126,11 @@ class Pipeline:
 
     async def close(self) -> None:
         """Give up what is under way, and close the connection."""
-        self._closed = True
+        self.refuse()
         if self._sending is not None:
             await cancel(self._sending)
+            self._sending = None
+        self._fail([], closed())  # had it never begun, nobody would know
         await self._link.close()
 
     async def _send_all(self) -> None:
@@ -119,7 +143,7 @@ class Pipeline:
         except Exception as error:
             self._fail(requests, error)
         except asyncio.CancelledError:
-            self._fail(requests, StoreClosedError("the store is closed"))
+            self._fail(requests, closed())
             raise
         finally:
             self._sending = None
@@ -149,3 +173,7 @@ class Pipeline:
         for request in (*sent, *self._waiting):
             request.fail(error)
         self._waiting.clear()
+
+
+def closed() -> StoreClosedError:
+    return StoreClosedError("the store is closed")

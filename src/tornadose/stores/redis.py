@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Generic, Self, TypeAlias, TypeGuard, cast, overload
 
@@ -14,6 +14,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as Unreachable
+from redis.exceptions import TimeoutError as SilentTooLong
 from typing_extensions import TypeVar
 
 from ..checks import check_seconds, check_size
@@ -41,10 +43,17 @@ EVENT_MARK = "\x1e"  # begins a payload that names its event
 
 
 class Connection:
-    """One connection of redis-py, without its retries, that speaks RESP2 in bytes."""
+    """One connection of redis-py, without its retries, that speaks RESP2 in bytes.
+
+    Whatever breaks it is a ``redis.exceptions.ConnectionError``, silence included.
+    """
 
     def __init__(self, client: Redis) -> None:
         self._connection = client.connection_pool.make_connection()
+        self._connection.socket_timeout = None  # or it would use `wait_for`, see `in_time`
+        self._reply_timeout = seconds_of(client, "socket_timeout")
+        self._connect_timeout = seconds_of(client, "socket_connect_timeout") + self._reply_timeout
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._used = 0.0
 
     async def connect(self) -> None:
@@ -53,12 +62,17 @@ class Connection:
         Raises:
             RedisError: If Redis cannot be reached, or refuses the user.
         """
-        if self._connection.is_connected and _now() - self._used > IDLE:
-            try:
+        if self._is_open() and _now() - self._used > IDLE:
+            with suppress(*UNREACHABLE):
                 await self.call([("PING",)])
-            except UNREACHABLE:
-                await self.close()
-        await self._connection.connect()
+        if self._is_open():
+            return
+        await self.close()
+        await in_time(self._connect_timeout, self._connection.connect())
+        reader: object = getattr(self._connection, "_reader", None)
+        writer: object = getattr(self._connection, "_writer", None)
+        if isinstance(reader, asyncio.StreamReader) and isinstance(writer, asyncio.StreamWriter):
+            self._streams = reader, writer
 
     async def call(self, commands: Sequence[Command], /) -> list[object]:
         """Send commands, and return their replies; a refusal is a reply.
@@ -66,15 +80,19 @@ class Connection:
         Raises:
             RedisError: If the connection breaks, or replies take too long.
         """
-        await self._send(commands)
-        replies: list[object] = []
-        for _ in commands:
-            try:
-                replies.append(await self.receive())
-            except BusyLoadingError as error:  # redis-py has disconnected
-                return [*replies, *[error] * (len(commands) - len(replies))]
-            except ResponseError as error:
-                replies.append(error)
+        try:
+            await self._send(commands)
+            replies: list[object] = []
+            for _ in commands:
+                try:
+                    replies.append(await in_time(self._reply_timeout, self.receive()))
+                except BusyLoadingError as error:  # redis-py has disconnected
+                    return [*replies, *[error] * (len(commands) - len(replies))]
+                except ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            await self.close()
+            raise
         self._used = _now()
         return replies
 
@@ -83,16 +101,33 @@ class Connection:
         await self._send([command])
 
     async def receive(self) -> object:
-        """Return what Redis sends next."""
-        return await self._connection.read_response(disable_decoding=True)
+        """Return what Redis sends next, however long that takes."""
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except SilentTooLong as error:  # which the kernel says
+            raise Unreachable("the connection is broken") from error
 
     async def close(self) -> None:
-        """Close the connection; it can be opened again."""
+        """Close the connection at once; it can be opened again."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()  # redis-py would first write what is left
+            self._streams = None
         await self._connection.disconnect(nowait=True)
 
     async def _send(self, commands: Sequence[Command]) -> None:
+        if not self._is_open():  # redis-py would connect again, unnoticed
+            raise Unreachable("the connection is closed")
         packed = self._connection.pack_commands(commands)
-        await self._connection.send_packed_command(packed, check_health=False)
+        sending = self._connection.send_packed_command(packed, check_health=False)
+        await in_time(self._reply_timeout, sending)
+
+    def _is_open(self) -> bool:
+        """Tell whether it is connected, and not known to be broken."""
+        if self._streams is None:
+            return self._connection.is_connected
+        reader, writer = self._streams
+        broken = reader.at_eof() or writer.transport.is_closing()
+        return self._connection.is_connected and not broken
 
 
 class BrokerStore(BaseStore[T], Generic[T]):
@@ -119,6 +154,8 @@ class BrokerStore(BaseStore[T], Generic[T]):
         for name, function in ("encode", encode), ("decode", decode):
             if function is not None and not callable(function):
                 raise TypeError(f"{name}: {function!r} is not callable")
+        if (encode is None) != (decode is None):
+            raise TypeError("encode and decode: one without the other cannot be undone")
         self._inbox_size = inbox
         self._encode = encode or as_text
         # Without a decoder T is str, which only the overloads of the subclasses can say.
@@ -140,9 +177,8 @@ class BrokerStore(BaseStore[T], Generic[T]):
         self._down: Exception | None = None  # while Redis is out of reach
 
     def _new_pipeline(self, size: int) -> Pipeline:
-        return Pipeline(
-            Connection(self._client), size, self._connect_timeout + self._reply_timeout
-        )
+        limit = self._connect_timeout + self._reply_timeout
+        return Pipeline(Connection(self._client), size, limit, late=Unreachable)
 
     async def __aenter__(self) -> Self:
         """Connect to Redis.
@@ -154,6 +190,8 @@ class BrokerStore(BaseStore[T], Generic[T]):
         self._open()
         try:
             await self._opened()
+            if self._down is not None:
+                raise self._down
         except BaseException:
             if not self.subscribers:
                 await self._stop_publishing()
@@ -173,6 +211,17 @@ class BrokerStore(BaseStore[T], Generic[T]):
     async def drain(self) -> None:
         """Wait until what this process has submitted has come in, and is handed on."""
         await self._out.drain()
+
+    def _refuse_waiting(self) -> None:
+        self._out.refuse()
+
+    def _abandon(self) -> bool:
+        """Leave those who wait for a reply to `_let_go`, which tells what they may believe."""
+        waiting = self._submitters & self._out.callers
+        self._submitters -= waiting
+        lost = super()._abandon()
+        self._submitters |= waiting
+        return lost
 
     async def _let_go(self) -> None:
         await self._out.close()
@@ -209,7 +258,12 @@ class BrokerStore(BaseStore[T], Generic[T]):
     def _fall(self, error: Exception) -> None:
         """Note that the connection is broken, or could not be opened."""
         if self._down is None:
-            log.warning("%r cannot read from Redis, and will try again: %r", self, error)
+            log.warning(
+                "%r cannot read from Redis, and will try again: %s: %s",
+                self,
+                type(error).__name__,
+                error,
+            )
         self._down = error
         self._tried.set()
 
@@ -321,7 +375,8 @@ class RedisStore(BrokerStore[T], Generic[T]):
     def _prepare(self) -> None:
         super()._prepare()
         self._inbox: asyncio.Queue[Incoming[T]] = asyncio.Queue(self._inbox_size)
-        self._reading: Connection | None = None
+        self._reading: Connection | None = None  # while the subscription stands
+        self._heard = False  # anything, since the last heartbeat
         self._caught_up = asyncio.Event()
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
@@ -335,7 +390,6 @@ class RedisStore(BrokerStore[T], Generic[T]):
             ValueError: If the event is no usable name.
             redis.exceptions.RedisError: If Redis cannot be reached, or refuses the
                 message: it was not accepted.
-            TimeoutError: If it could not be sent in time: it was not accepted.
             OutcomeUnknownError: If the reply was lost: it may have been accepted.
             StoreClosedError: If the store is closed.
             RuntimeError: In a thread or event loop that is not the store's.
@@ -364,42 +418,67 @@ class RedisStore(BrokerStore[T], Generic[T]):
         await super().drain()
         if self._reading is not None:
             self._caught_up.clear()
-            with suppress(*UNREACHABLE):
+            with suppress(*UNREACHABLE):  # then the reader is about to see it as well
                 await self._reading.send("PING", "drained")
-                await self._caught_up.wait()
-        if self._down is not None:
-            await self._inbox.put("outage")
+            await self._caught_up.wait()
+        await self._declare()
         await self._inbox.join()
 
-    async def _read(self, connection: Connection) -> None:
-        await connection.send("SUBSCRIBE", self._channel)
-        await connection.receive()
-        if self._down is not None:
+    async def _declare(self) -> None:
+        """Announce a gap if the subscription does not stand, although it should."""
+        if self._reading is None and self._tried.is_set():
             await self._inbox.put("outage")
+
+    async def _read(self, connection: Connection) -> None:
+        (reply,) = await connection.call([("SUBSCRIBE", self._channel)])
+        array_of(reply)
+        await self._declare()
         self._stand()
         self._reading = connection
-        beating = asyncio.create_task(self._beat(connection))
+        try:
+            async with asyncio.timeout(self._reply_timeout) as limit:
+                await self._listen(connection, limit)
+        except TimeoutError as error:
+            raise Unreachable(f"no answer in {self._reply_timeout} s") from error
+        finally:
+            self._reading = None
+            self._caught_up.set()
+
+    async def _listen(self, connection: Connection, limit: asyncio.Timeout) -> None:
+        beating = asyncio.create_task(self._beat(connection, limit))
         work = self._fanout.work
         try:
             while True:
                 frame = array_of(await connection.receive())
+                self._heard = True
                 if frame[0] == b"message":
-                    await self._inbox.put(self._incoming(bytes_of(frame[2])))
+                    await self._take_in(bytes_of(frame[2]))
                 elif frame == [b"pong", b"drained"]:
                     self._caught_up.set()
                 if work.enough():
                     await work.rest()
         finally:
-            self._reading = None
-            self._caught_up.set()
             await cancel(beating)
 
-    async def _beat(self, connection: Connection) -> None:
-        """Make Redis answer while the channel is silent, or `receive` would take it for dead."""
+    async def _take_in(self, payload: bytes) -> None:
+        """Accept a message: who registers from now on will not get it."""
+        incoming = self._incoming(payload)
+        await self._inbox.put(incoming)
+        if not isinstance(incoming, str):
+            self._fanout.accepted += 1
+
+    async def _beat(self, connection: Connection, limit: asyncio.Timeout) -> None:
+        """Make Redis answer while the channel is silent, and put the limit off when it does.
+
+        That is for who listens; while the inbox is full, nobody may.
+        """
         with suppress(*UNREACHABLE):  # which `receive` will see as well
-            while True:
-                await asyncio.sleep(self._reply_timeout / 3)
+            while not limit.expired():
+                if self._heard or self._inbox.full():
+                    self._heard = False
+                    limit.reschedule(_now() + self._reply_timeout)
                 await connection.send("PING")
+                await asyncio.sleep(self._reply_timeout / 3)
 
     def _incoming(self, payload: bytes) -> Incoming[T]:
         try:
@@ -435,7 +514,7 @@ def as_text(data: object) -> str:
 
 
 def check_name(what: str, name: object) -> str:
-    """Refuse what names no channel or stream."""
+    """Refuse what names no channel, stream or server."""
     if not isinstance(name, str):
         raise TypeError(f"{what}: expected a string, not {name!r}")
     if not name:
@@ -445,6 +524,8 @@ def check_name(what: str, name: object) -> str:
 
 def client_of(url: str | None, options: dict[str, object]) -> Redis:
     """Return a client with these options of redis-py, which connects to nothing yet."""
+    if url is not None:
+        check_name("url", url)
     for name in "retry", "retry_on_error", "retry_on_timeout":
         if options.get(name):
             raise ValueError(f"{name}: {options[name]!r}: the store never sends a message twice")
@@ -452,6 +533,8 @@ def client_of(url: str | None, options: dict[str, object]) -> Redis:
     options = {"protocol": 2, **options, "retry": Retry(NoBackoff(), 0)}
     client = Redis(**options) if url is None else Redis.from_url(url, **options)
     used = client.connection_pool.connection_kwargs
+    if isinstance(used.get("retry"), str):  # from the url
+        raise ValueError(f"retry: {used['retry']!r}: the store never sends a message twice")
     if used.get("decode_responses"):
         raise ValueError("decode_responses: the store reads bytes, and decodes them itself")
     if used.get("protocol") not in (2, "2"):
@@ -483,6 +566,18 @@ def bytes_of(reply: object) -> bytes:
     if not isinstance(reply, bytes):
         raise ResponseError(f"expected bytes, not {reply!r}")
     return reply
+
+
+async def in_time(seconds: float, reply: Awaitable[T]) -> T:
+    """Await what Redis does, and take its silence for a broken connection.
+
+    The `wait_for` of Python 3.11, which redis-py uses, may lose a cancellation.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await reply
+    except (TimeoutError, SilentTooLong) as error:
+        raise Unreachable(f"no answer in {seconds} s") from error
 
 
 async def back_off(failures: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, overload
 
+from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import ResponseError
 from typing_extensions import TypeVar
 
@@ -44,9 +45,10 @@ log = logging.getLogger("tornadose")
 T = TypeVar("T", default=str)
 Call: TypeAlias = Callable[[Sequence[Command]], Awaitable[Sequence[object]]]
 
-PAGE = 100  # entries that are read together, at most
-PAGE_BYTES = 1 << 20  # of payloads, beyond which fewer entries are read the next time
+FIRST_PAGE, PAGE = 10, 100  # entries that are read together, at first and at most
+PAGE_BYTES = 1 << 20  # beyond which fewer entries are read the next time
 CACHE_BYTES = 4 << 20  # of pages of history that others may ask for as well
+ENTRY_BYTES = 512  # that an entry costs besides what is in it
 LONGEST_BLOCK = 2.0  # seconds that Redis waits for the next entry
 PART = 1 << 64  # the two parts of an id are below it
 
@@ -59,17 +61,19 @@ class _Page(Generic[T]):
         incoming: In order.
         positions: Of what has come in.
         position: From where to read on.
+        added: Entries ever added up to there, as far as it is known.
         hole: Why something may be missing before all this, if it may.
         full: Whether there may be more.
-        size: Of the payloads, in bytes.
+        size: In bytes.
     """
 
     incoming: Sequence[Incoming[T]]
     positions: Sequence[int]
     position: int
-    hole: GapReason | None
-    full: bool
-    size: int
+    added: int | None = None
+    hole: GapReason | None = None
+    full: bool = False
+    size: int = 0
 
 
 class RedisStreamStore(BrokerStore[T], Generic[T]):
@@ -171,7 +175,8 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         super()._prepare()
         self._history = self._new_pipeline(1)
         self._placed = asyncio.Event()  # once it is known where the live messages begin
-        self._count = PAGE
+        self._added: int | None = None  # entries, ever, up to the position of the fan-out
+        self._count = FIRST_PAGE
         self._reads: dict[int, asyncio.Task[_Page[T]]] = {}
         self._cache: OrderedDict[int, _Page[T]] = OrderedDict()
 
@@ -186,20 +191,21 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
 
         Raises:
             TypeError: If the event or the encoded payload is no string.
-            ValueError: If the event is no usable name.
+            ValueError: If the event is no usable name, or the payload has a surrogate in it.
             redis.exceptions.RedisError: If Redis cannot be reached, or refuses the
                 message: it was not accepted.
-            TimeoutError: If it could not be sent in time: it was not accepted.
             OutcomeUnknownError: If the reply was lost: it may have been accepted.
             StoreClosedError: If the store is closed.
             RuntimeError: In a thread or event loop that is not the store's.
         """
         if event is not None:
             check_event(event)
-        fields = ["data", check_text(self._encode(data))]
+        fields: list[str | bytes] = ["data", check_text(self._encode(data)).encode()]
         if event is not None:
             fields += ["event", event]
         await self._opened()
+        if not self._placed.is_set():  # or those who are registered would miss it
+            await self._place_before_sending()
         (reply,) = await self._out.call(
             [("XADD", self._stream, "MAXLEN", "~", self._maxlen, "*", *fields)]
         )
@@ -240,41 +246,70 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
 
     # ---- the live messages
 
+    async def _place(self, call: Call) -> None:
+        """Let the live messages begin behind what stands in the stream now."""
+        (reply,) = await together(call, ("XINFO", "STREAM", self._stream))
+        if not self._placed.is_set():
+            stream = _Stream(reply)
+            self._added = stream.added
+            self._fanout.rewind(stream.last)
+            self._placed.set()
+
+    async def _place_before_sending(self) -> None:
+        try:
+            await self._place(self._out.call)
+        except OutcomeUnknownError as error:
+            raise Unreachable("not sent: Redis has not answered before") from error
+
     async def _read(self, connection: Connection) -> None:
         if not self._placed.is_set():
-            replies = await connection.call([("XINFO", "STREAM", self._stream)])
-            self._fanout.rewind(_Stream(replies[0]).last)
-            self._placed.set()
-        position = self._fanout.position
-        certain = False  # that nothing between this position and the next entry is missing
+            await self._place(connection.call)
+        look = True  # whether something is missing
         while True:
-            if certain:
-                page = await self._next_page(connection, position)
-            else:
-                page = await self._certain_page(connection.call, position)
+            position, added, accepted = self._fanout.position, self._added, self._fanout.accepted
+            if look:
+                page = await self._certain_page(connection.call, position, added)
                 self._stand()
+            else:
+                page = await self._next_page(connection, position, added)
             if page.hole is not None:
+                self._cache.clear()
                 await self._fanout.announce(page.hole)
             await self._hand_on(page.incoming, page.positions)
-            certain = not page.full and (bool(page.incoming) or not certain)
-            position = page.position
-            if page.hole == "restarted":
-                self._cache.clear()
-                self._fanout.rewind(position)
+            if look and not page.full and page.position < accepted:  # Redis has lost the rest
+                if page.hole != "restarted":
+                    await self._fanout.announce("restarted")
+                self._fanout.rewind(page.position)
+            self._fanout.skip(page.position)
+            self._added = page.added
+            look = page.full or not (look or page.incoming)
 
-    async def _next_page(self, connection: Connection, position: int) -> _Page[T]:
-        """Wait for entries, but no longer than Redis may be silent."""
-        count = self._count
+    async def _next_page(
+        self, connection: Connection, position: int, added: int | None
+    ) -> _Page[T]:
+        """Wait for entries, but no longer than Redis may be silent.
+
+        Before they are read, others behind this position may have come and gone. The
+        entry at this position would have gone first.
+        """
+        at, count = cursor_of(position), self._count
         block = max(1, round(1000 * min(LONGEST_BLOCK, self._reply_timeout / 2)))
-        at = cursor_of(position)
-        (reply,) = await connection.call(
-            [("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", self._stream, at)]
+        reply, there = await connection.call(
+            [
+                ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", self._stream, at),
+                ("XRANGE", self._stream, at, at),
+            ]
         )
         if reply is None:
-            return _Page((), (), position, hole=None, full=False, size=0)
+            return _Page((), (), position, added)
         (stream,) = array_of(reply)
         _, entries = array_of(stream)
-        return self._page(array_of(entries), position, count)
+        page = self._page(array_of(entries), position, count)
+        page = replace(page, added=None if added is None else added + len(page.incoming))
+        if array_of(there) or not page.incoming:  # which Redis 7.0 may send, too
+            return page
+        (info,) = await connection.call([("XINFO", "STREAM", self._stream)])
+        return replace(page, hole=_Stream(info).hole(position, added, len(page.incoming)))
 
     # ---- history
 
@@ -294,34 +329,40 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         """Keep a full page for a while: nothing can be added to it."""
         del self._reads[position]
         if read.cancelled() or read.exception() is not None or not read.result().full:
-            return
+            return  # or there will be more behind it
         self._cache[position] = read.result()
         while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
 
     # ---- reading
 
-    async def _certain_page(self, call: Call, position: int) -> _Page[T]:
-        """Read what stands behind a position, and make sure that nothing is missing before it.
+    async def _certain_page(self, call: Call, position: int, added: int | None = None) -> _Page[T]:
+        """Read what stands behind a position, and whether it is all that has ever stood there.
 
-        That is proven by the entry at this position, or by its being the last one ever.
+        Args:
+            call: Carries out commands.
+            position: Behind which to read.
+            added: Entries ever added up to there, if it is known.
         """
         at, behind, count = cursor_of(position), cursor_of(position + 1), self._count
-        commands: list[Command] = [
-            ("MULTI",),
+        info, there, entries = await together(
+            call,
             ("XINFO", "STREAM", self._stream),
             ("XRANGE", self._stream, at, at),
             ("XRANGE", self._stream, behind, "+", "COUNT", count),
-            ("EXEC",),
-        ]
-        replies = await call(commands)
-        info, there, entries = array_of(replies[-1])
+        )
         stream = _Stream(info)
-        if position > stream.last:
-            return _Page((), (), 0, hole="restarted", full=True, size=0)
+        hole: GapReason | None = "restarted" if position > stream.last else None
+        if position >= stream.last:
+            return _Page((), (), stream.last, stream.added, hole)
         page = self._page(array_of(entries), position, count)
-        hole = None if array_of(there) else stream.hole(position)
-        return replace(page, hole=hole, position=page.position if page.full else stream.last)
+        read = len(page.incoming)
+        if not array_of(there):
+            hole = stream.hole(position, added, read)
+        if not page.full:
+            return replace(page, position=stream.last, added=stream.added, hole=hole)
+        up_to = None if added is None or hole is not None else added + read
+        return replace(page, added=up_to, hole=hole)
 
     def _page(self, entries: Sequence[object], position: int, count: int) -> _Page[T]:
         """Make messages of entries, and have fewer read next time if they are large."""
@@ -331,18 +372,18 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         for entry in entries:
             cursor, fields = array_of(entry)
             name = bytes_of(cursor).decode()
-            payload, event = payload_of(fields)
-            size += len(payload or b"")
+            payload, event, fields_size = payload_of(array_of(fields))
+            size += ENTRY_BYTES + fields_size
             positions.append(position_of(cursor))
             incoming.append(self._incoming(name, payload, event))
         if positions:
             position = positions[-1]
         full = len(incoming) >= count
         if size > PAGE_BYTES:
-            self._count = max(1, count // 2)
+            self._count = max(1, count * PAGE_BYTES // size)
         elif full:
             self._count = min(PAGE, 2 * count)
-        return _Page(incoming, positions, position, hole=None, full=full, size=size)
+        return _Page(incoming, positions, position, full=full, size=size)
 
     def _incoming(self, cursor: str, payload: bytes | None, event: bytes | None) -> Incoming[T]:
         try:
@@ -402,7 +443,10 @@ class _Replay(Generic[T]):
         if not self._parts:
             page = await self._patiently_read(self._position)
             if page.hole == "restarted":
-                return self._live("restarted")
+                if self._position > self._fanout.accepted:
+                    return self._live("restarted")
+                await back_off(0)  # until it is noticed there as well, or there were two gaps
+                return Page([], None, self._position, met=False)
             self._parts.extend(parts_of(page))
             self._position, self._full = page.position, page.full
             if not page.incoming and self._position < self._fanout.accepted:
@@ -438,23 +482,48 @@ def parts_of(page: _Page[T]) -> Iterator[Page[T]]:
 
 
 class _Stream:
-    """What Redis knows of a stream, of which there may be none yet."""
+    """What Redis knows of a stream, of which there may be none yet.
+
+    Attributes:
+        last: Position of the last entry that was ever added.
+        added: How many were; unknown before Redis 7.
+    """
 
     def __init__(self, reply: object) -> None:
-        fields: dict[object, object] = {}
+        fields: dict[object, object] = {b"entries-added": 0, b"length": 0}
         if not (isinstance(reply, ResponseError) and "no such key" in str(reply)):
             flat = array_of(reply)
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
         self.last = position_of(fields.get(b"last-generated-id", b"0-0"))
         first = fields.get(b"first-entry")
         self._first = self.last if first is None else position_of(array_of(first)[0])
-        self._added, self._length = fields.get(b"entries-added"), fields.get(b"length")
+        added, length = fields.get(b"entries-added"), fields.get(b"length")
+        self.added = added if isinstance(added, int) else None
+        self._length = length if isinstance(length, int) else 0
 
-    def hole(self, position: int) -> GapReason | None:
-        """Tell whether something behind this position, where no entry is, may be missing."""
-        if position == self.last or (position == 0 and self._added == self._length):
+    def hole(self, position: int, added: int | None, read: int) -> GapReason | None:
+        """Tell whether something behind this position, where no entry is, may be missing.
+
+        Args:
+            position: At which there is no entry.
+            added: Entries ever added up to there, if it is known.
+            read: Entries that are certainly behind it.
+        """
+        if position == 0:
+            added = 0
+        behind = self._length if position < self._first else read
+        if position == self.last or (added is not None and self.added == added + behind):
             return None
         return "expired" if position <= self._first else "unknown"
+
+
+async def together(call: Call, *commands: Command) -> list[object]:
+    """Carry out commands at one moment, and return their replies; a refusal is a reply."""
+    replies = await call([("MULTI",), *commands, ("EXEC",)])
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return array_of(replies[-1])
 
 
 def position_of(cursor: object) -> int:
@@ -475,9 +544,11 @@ def cursor_of(position: int) -> str:
     return f"{position // PART}-{position % PART}"
 
 
-def payload_of(fields: object) -> tuple[bytes | None, bytes | None]:
-    """Return the payload and the event among the fields of an entry."""
-    flat = array_of(fields)
-    named = dict(zip(flat[::2], flat[1::2], strict=True))
-    payload, event = named.get(b"data"), named.get(b"event")
-    return payload if isinstance(payload, bytes) else None, bytes_of(event or b"")
+def payload_of(flat: Sequence[object]) -> tuple[bytes | None, bytes | None, int]:
+    """Return the payload and the event among the fields of an entry, and the size of all."""
+    if len(flat) == 2 and flat[0] == b"data":
+        payload = bytes_of(flat[1])
+        return payload, None, len(payload)
+    fields = [bytes_of(field) for field in flat]
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    return named.get(b"data"), named.get(b"event"), sum(map(len, fields))

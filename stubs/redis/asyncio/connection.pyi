@@ -2,6 +2,8 @@ from abc import ABC
 from collections.abc import Iterable
 
 class AbstractConnection(ABC):
+    socket_timeout: float | None
+
     @property
     def is_connected(self) -> bool: ...
     async def connect(self) -> None: ...
