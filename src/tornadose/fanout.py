@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from .history import Replay
 from .lanes import BEYOND, Lane, Limits, tell_release
@@ -22,11 +22,18 @@ from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
 from .tasks import Work, cancel
 
-__all__ = ("FanOut",)
+__all__ = ("FanOut", "Positions")
 
 T = TypeVar("T")
 
 Full: TypeAlias = list[tuple[Lane[T], deque[Message[T]]]]  # and what they have no room for
+
+
+class Positions(Protocol):
+    """The positions of the messages of a batch, each higher than the one before."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> int: ...
 
 
 class FanOut(Generic[T]):
@@ -118,7 +125,7 @@ class FanOut(Generic[T]):
         rest = lane.keep(batch)
         return [] if rest is None else [(lane, deque(rest))]
 
-    async def broadcast(self, batch: Batch[T], positions: Sequence[int] | None = None) -> None:
+    async def broadcast(self, batch: Batch[T], positions: Positions | None = None) -> None:
         """Offer a batch to every lane, giving the event loop its turn every 10 ms.
 
         Where it went into backlogs, these have a turn before the next batch. Cancelled
@@ -155,7 +162,7 @@ class FanOut(Generic[T]):
         self._handed_on.set()
         return lost
 
-    async def _offer_all(self, batch: Batch[T], positions: Sequence[int]) -> None:
+    async def _offer_all(self, batch: Batch[T], positions: Positions) -> None:
         """Offer the batch to every lane, also when cancelled, but then without a pause."""
         full: Full[T] = []
         size, first = len(batch), positions[0]

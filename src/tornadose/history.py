@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
-from .messages import BATCH, GapReason, Message
+from .messages import BATCH, GapReason, Message, numbered
 
 __all__ = ("History", "HistoryReplay", "Page", "Replay")
 
@@ -67,7 +67,7 @@ class History(Generic[T]):
 
     def append(self, data: T, event: str | None) -> Message[T]:
         """Number the payload, and keep it in place of the oldest if the history is full."""
-        message = Message(data, f"{self.epoch}-{self.last + 1}", event)
+        message = numbered(data, f"{self.epoch}-{self.last + 1}", event)
         if len(self._ring) < self._size:
             self._ring.append(message)
         elif self._size:

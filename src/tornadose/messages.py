@@ -7,15 +7,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from types import MethodType
-from typing import Final, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 from weakref import WeakMethod, ref
 
 from .exceptions import PoisonedError
 
-__all__ = ("BATCH", "BATCH_BYTES", "Batch", "Gap", "GapReason", "Message")
+__all__ = ("BATCH", "BATCH_BYTES", "Batch", "Gap", "GapReason", "Message", "numbered")
 
 log = logging.getLogger("tornadose")
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 GapReason: TypeAlias = Literal["overflow", "expired", "unknown", "restarted", "outage", "poisoned"]
@@ -86,11 +87,19 @@ class Message(_Shared, Generic[T_co]):
     id: str | None = None
     event: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.id is not None:
-            _check_field("id", self.id)
-        if self.event is not None:
-            check_event(self.event)
+    def __init__(
+        self,
+        data: T_co,
+        id: str | None = None,  # noqa: A002 (the name of the field)
+        event: str | None = None,
+    ) -> None:
+        if id is not None:
+            _check_field("id", id)
+        if event is not None:
+            check_event(event)
+        _set_data(self, data)
+        _set_id(self, id)
+        _set_event(self, event)
 
     def __reduce__(self) -> tuple[type[Message[T_co]], tuple[T_co, str | None, str | None]]:
         return type(self), (self.data, self.id, self.event)
@@ -117,6 +126,12 @@ class Message(_Shared, Generic[T_co]):
         if isinstance(rendering, Exception):
             raise PoisonedError(f"message {self.id!r}: {rendering}") from rendering
         return rendering
+
+
+# A frozen class sets its slots by their descriptors, or twice as slowly by their names.
+_set_data, _set_id, _set_event = (
+    getattr(Message, name).__set__ for name in ("data", "id", "event")
+)
 
 
 def _refuse(message: Message[object], name: str, value: object) -> None:
@@ -193,6 +208,17 @@ class Batch(Sequence[Message[T_co]]):
         parts = [message.render(fmt) for message in self._messages]
         too_large = len(parts) > 1 and sum(map(len, parts)) > BATCH_BYTES
         return None if too_large else b"".join(parts)
+
+
+def numbered(data: T, cursor: str, event: str | None) -> Message[T]:
+    """Return a message with an id of the store's own making, which needs no check."""
+    if event is not None:
+        check_event(event)
+    message = cast("Message[T]", object.__new__(Message))
+    _set_data(message, data)
+    _set_id(message, cursor)
+    _set_event(message, event)
+    return message
 
 
 def check_event(event: str) -> None:

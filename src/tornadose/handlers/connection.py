@@ -37,7 +37,16 @@ class Connection:
         ConnectionClosed: If the client is gone.
     """
 
-    __slots__ = ("_at_once", "_ended", "_queued", "_socket", "_stream", "_timer", "_turn", "_write_timeout")
+    __slots__ = (
+        "_at_once",
+        "_ended",
+        "_queued",
+        "_socket",
+        "_stream",
+        "_timer",
+        "_turn",
+        "_write_timeout",
+    )
 
     def __init__(self, stream: IOStream, write_timeout: float, send_buffer: int | None) -> None:
         if stream.socket is None:

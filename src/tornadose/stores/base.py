@@ -229,9 +229,10 @@ class BaseStore(ABC, Generic[T]):
         self._is_closed = True
         self._refuse_waiting()
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        limit = asyncio.timeout_at(deadline)
         async with self._close_once:
             try:
-                async with asyncio.timeout_at(deadline) as limit:
+                async with limit:
                     await self._drain_or_fail()
                     await self._stop_publishing()
                     await self._fanout.finish()
@@ -276,7 +277,7 @@ class BaseStore(ABC, Generic[T]):
         self._publishing: asyncio.Task[None] | None = None
         self._close_once = asyncio.Lock()
         self._is_closed = False
-        self._submitters: set[asyncio.Task[Any]] = set()
+        self._submitters: set[asyncio.Task[object]] = set()
         self._prepare()
         args, kwargs = self._arguments
         self.initialize(*args, **kwargs)

@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as SilentTooLong
 from typing_extensions import TypeVar
 
 from ..checks import check_seconds, check_size
+from ..fanout import Positions
 from ..lanes import Policy
 from ..messages import BATCH, Batch, GapReason, Message, check_event
 from ..tasks import cancel
@@ -217,7 +218,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
 
     def _abandon(self) -> bool:
         """Leave those who wait for a reply to `_let_go`, which tells what they may believe."""
-        waiting = self._submitters & self._out.callers
+        waiting = {task for task in self._submitters if task in self._out.callers}
         self._submitters -= waiting
         lost = super()._abandon()
         self._submitters |= waiting
@@ -268,19 +269,23 @@ class BrokerStore(BaseStore[T], Generic[T]):
         self._tried.set()
 
     async def _hand_on(
-        self, incoming: Sequence[Incoming[T]], positions: Sequence[int] | None = None
+        self,
+        incoming: Sequence[Incoming[T]],
+        positions: Callable[[int, int], Positions] | None = None,
     ) -> None:
         """Broadcast what has come in, and announce each gap where it stands."""
         start = 0
         while start < len(incoming):
             if isinstance(gap := incoming[start], str):
-                await self._fanout.announce(gap, positions[start] if positions else None)
+                await self._fanout.announce(
+                    gap, None if positions is None else positions(start, start + 1)[0]
+                )
                 start += 1
                 continue
             run = incoming[start : start + self._most_at_once]
             batch = Batch(messages_of(run))
             end = start + len(batch)
-            await self._fanout.broadcast(batch, positions[start:end] if positions else None)
+            await self._fanout.broadcast(batch, positions and positions(start, end))
             start = end
 
 
@@ -430,7 +435,8 @@ class RedisStore(BrokerStore[T], Generic[T]):
             await self._inbox.put("outage")
 
     async def _read(self, connection: Connection) -> None:
-        (reply,) = await connection.call([("SUBSCRIBE", self._channel)])
+        # PING is refused while Redis loads its file, and SUBSCRIBE is not.
+        _, reply = await connection.call([("PING",), ("SUBSCRIBE", self._channel)])
         array_of(reply)
         await self._declare()
         self._stand()

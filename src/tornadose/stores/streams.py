@@ -8,7 +8,8 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeAlias, overload
+from itertools import chain
+from typing import Generic, TypeAlias, TypeGuard, overload
 
 from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import ResponseError
@@ -16,10 +17,10 @@ from typing_extensions import TypeVar
 
 from ..checks import check_size
 from ..exceptions import OutcomeUnknownError
-from ..fanout import FanOut
+from ..fanout import FanOut, Positions
 from ..history import Page
 from ..lanes import Policy
-from ..messages import GapReason, Message, check_cursor, check_event
+from ..messages import GapReason, Message, check_cursor, check_event, numbered
 from ..protocols import Subscriber
 from ..statistics import Statistics
 from ..tasks import cancel
@@ -45,7 +46,7 @@ log = logging.getLogger("tornadose")
 T = TypeVar("T", default=str)
 Call: TypeAlias = Callable[[Sequence[Command]], Awaitable[Sequence[object]]]
 
-FIRST_PAGE, PAGE = 10, 100  # entries that are read together, at first and at most
+FIRST_PAGE, PAGE = 10, 256  # entries that are read together, at first and at most
 PAGE_BYTES = 1 << 20  # beyond which fewer entries are read the next time
 CACHE_BYTES = 4 << 20  # of pages of history that others may ask for as well
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
@@ -59,7 +60,7 @@ class _Page(Generic[T]):
 
     Args:
         incoming: In order.
-        positions: Of what has come in.
+        cursors: The ids of what has come in.
         position: From where to read on.
         added: Entries ever added up to there, as far as it is known.
         hole: Why something may be missing before all this, if it may.
@@ -68,12 +69,15 @@ class _Page(Generic[T]):
     """
 
     incoming: Sequence[Incoming[T]]
-    positions: Sequence[int]
+    cursors: Sequence[bytes]
     position: int
     added: int | None = None
     hole: GapReason | None = None
     full: bool = False
     size: int = 0
+
+    def positions(self, start: int, end: int) -> Positions:
+        return _Positions(self.cursors[start:end])
 
 
 class RedisStreamStore(BrokerStore[T], Generic[T]):
@@ -366,33 +370,27 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
 
     def _page(self, entries: Sequence[object], position: int, count: int) -> _Page[T]:
         """Make messages of entries, and have fewer read next time if they are large."""
-        incoming: list[Incoming[T]] = []
-        positions: list[int] = []
-        size = 0
-        for entry in entries:
-            cursor, fields = array_of(entry)
-            name = bytes_of(cursor).decode()
-            payload, event, fields_size = payload_of(array_of(fields))
-            size += ENTRY_BYTES + fields_size
-            positions.append(position_of(cursor))
-            incoming.append(self._incoming(name, payload, event))
-        if positions:
-            position = positions[-1]
+        if not are_entries(entries):
+            raise ResponseError(f"expected entries, not {entries!r}")
+        incoming: list[Incoming[T]] = [self._incoming(*entry) for entry in entries]
+        cursors = [cursor for cursor, _ in entries]
+        if cursors:
+            position = position_of(cursors[-1])
         full = len(incoming) >= count
+        size = sum(map(len, chain.from_iterable(fields for _, fields in entries)))
+        size += ENTRY_BYTES * len(incoming)
         if size > PAGE_BYTES:
             self._count = max(1, count * PAGE_BYTES // size)
         elif full:
             self._count = min(PAGE, 2 * count)
-        return _Page(incoming, positions, position, full=full, size=size)
+        return _Page(incoming, cursors, position, full=full, size=size)
 
-    def _incoming(self, cursor: str, payload: bytes | None, event: bytes | None) -> Incoming[T]:
+    def _incoming(self, cursor: bytes, fields: Sequence[bytes]) -> Incoming[T]:
         try:
-            if payload is None:
-                raise ValueError("it has no field 'data'")
-            data = self._decode(payload.decode())
-            return Message(data, cursor, event.decode() if event else None)
+            payload, event = payload_of(fields)
+            return numbered(self._decode(payload.decode()), cursor.decode(), event)
         except Exception:
-            log.exception("entry %s of stream %r cannot be decoded", cursor, self._stream)
+            log.exception("entry %r of stream %r cannot be decoded", cursor, self._stream)
             return "poisoned"
 
 
@@ -472,9 +470,9 @@ class _Replay(Generic[T]):
 def parts_of(page: _Page[T]) -> Iterator[Page[T]]:
     """Cut a page at the holes in it."""
     hole, messages = page.hole, list[Message[T]]()
-    for item, position in zip(page.incoming, page.positions, strict=True):
+    for item, cursor in zip(page.incoming, page.cursors, strict=True):
         if isinstance(item, str):
-            yield Page(messages, hole, position, met=False)
+            yield Page(messages, hole, position_of(cursor), met=False)
             hole, messages = item, []
         else:
             messages.append(item)
@@ -544,11 +542,32 @@ def cursor_of(position: int) -> str:
     return f"{position // PART}-{position % PART}"
 
 
-def payload_of(flat: Sequence[object]) -> tuple[bytes | None, bytes | None, int]:
-    """Return the payload and the event among the fields of an entry, and the size of all."""
-    if len(flat) == 2 and flat[0] == b"data":
-        payload = bytes_of(flat[1])
-        return payload, None, len(payload)
-    fields = [bytes_of(field) for field in flat]
+def payload_of(fields: Sequence[bytes]) -> tuple[bytes, str | None]:
+    """Return the payload and the event among the fields of an entry."""
+    if len(fields) == 2 and fields[0] == b"data":  # as nearly all have
+        return fields[1], None
     named = dict(zip(fields[::2], fields[1::2], strict=True))
-    return named.get(b"data"), named.get(b"event"), sum(map(len, fields))
+    if b"data" not in named:
+        raise ValueError("it has no field 'data'")
+    return named[b"data"], named.get(b"event", b"").decode() or None
+
+
+def are_entries(reply: Sequence[object]) -> TypeGuard[Sequence[tuple[bytes, Sequence[bytes]]]]:
+    """Tell whether these are entries, each an id and its fields, by looking at the first."""
+    if not reply:
+        return True
+    cursor, fields = array_of(reply[0])
+    return isinstance(cursor, bytes) and all(isinstance(f, bytes) for f in array_of(fields))
+
+
+class _Positions:
+    """The positions of entries, found when they are asked for."""
+
+    def __init__(self, cursors: Sequence[bytes]) -> None:
+        self._cursors = cursors
+
+    def __len__(self) -> int:
+        return len(self._cursors)
+
+    def __getitem__(self, index: int, /) -> int:
+        return position_of(self._cursors[index])

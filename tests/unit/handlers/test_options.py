@@ -12,7 +12,7 @@ async def makes_no_text(payload: int) -> str:
 
 
 def test_an_encoder_that_is_a_coroutine_function_is_refused() -> None:
-    with pytest.raises(TypeError, match="encode: .*makes_no_text.* is a coroutine function"):
+    with pytest.raises(TypeError, match=r"encode: .*makes_no_text.* is a coroutine function"):
         Options(encode=makes_no_text)  # type: ignore[arg-type]
 
 

@@ -46,8 +46,8 @@ def test_what_begins_like_an_event_and_names_none_is_a_bare_payload() -> None:
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"decode_responses": True}, ValueError, "decode_responses"),
     ({"url": "redis://h?decode_responses=1"}, ValueError, "decode_responses"),
-    ({"protocol": 3}, ValueError, "protocol: 3"),
-    ({"url": "redis://h?protocol=3"}, ValueError, "protocol: 3"),
+    ({"protocol": 3}, ValueError, "protocol: '?3"),
+    ({"url": "redis://h?protocol=3"}, ValueError, "protocol: '?3"),
     ({"retry": object()}, ValueError, "retry: "),
     ({"url": "redis://h?retry=5"}, ValueError, "retry: '5'"),
     ({"retry_on_timeout": True}, ValueError, "retry_on_timeout: True"),
