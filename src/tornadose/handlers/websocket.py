@@ -123,7 +123,7 @@ class _WebSocketConnection(Connection):
         self._protocol = protocol
 
     def _send(self, data: bytes) -> None:
-        if self._protocol.is_closing():
+        if self._protocol.client_terminated or self._protocol.server_terminated:
             raise ConnectionClosed
         super()._send(data)
 

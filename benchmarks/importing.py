@@ -1,0 +1,32 @@
+"""What `import tornadose` costs a program that has imported Tornado."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from statistics import median
+
+from .process import SERVER_CORE, pin
+
+__all__ = ("milliseconds",)
+
+PROGRAM = """
+import time
+import tornado.web
+start = time.perf_counter()
+import tornadose
+print((time.perf_counter() - start) * 1000)
+"""
+
+
+def milliseconds(repetitions: int = 11) -> float:
+    """Return the median of some processes; the first one, which may compile, is left out."""
+    return median([_once() for _ in range(repetitions + 1)][1:])
+
+
+def _once() -> float:
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        pin(process.pid, SERVER_CORE)
+        output, _ = process.communicate()
+    return float(output)

@@ -1,0 +1,136 @@
+"""The pure parts of the benchmarks; what they measure is not asserted anywhere."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from benchmarks.chart import svg
+from benchmarks.client import percentile
+from benchmarks.compare import worse
+from benchmarks.figures import FIGURES
+from benchmarks.process import BenchmarkError, Server
+from benchmarks.protocol import MARK, Order, Setup, pack, payload, unpack
+from benchmarks.results import Results, Sample, load, ratio, rows, save
+from benchmarks.session import Session
+from benchmarks.shapes import Shape, plan
+from benchmarks.tables import figures_table, servers_table, yardstick_line
+
+
+def results(**microseconds: float) -> Results:
+    """Return results of one shape, with the CPU time of each server for a delivery."""
+    found = Results()
+    for server, each in microseconds.items():
+        for noise in (1.0, 1.5, 1.1, 0.9, 1.0):
+            cpu = each * noise * 1000 / 1e6
+            sample = Sample(cpu=cpu, wall=1.0, count=1000, p50=0.001, p99=0.002, client=0.25)
+            found.add("paced", server.replace("_", " "), sample)
+    return found
+
+
+def test_a_ratio_pairs_the_repetitions() -> None:
+    found = results(raw_loop=10.0, tornadose=12.0)
+    assert ratio(found.samples["paced"], "tornadose", "raw loop") == pytest.approx(1.2)
+    assert ratio(found.samples["paced"], "tornadose", "missing") is None
+
+
+def test_a_row_has_the_medians() -> None:
+    raw, ours = rows(results(raw_loop=10.0, tornadose=12.0))
+    assert (raw.server, raw.ratio) == ("raw loop", 1.0)
+    assert ours.cpu == pytest.approx(12.0)
+    assert ours.ratio == pytest.approx(1.2)
+    assert (ours.rate, ours.p50, ours.p99) == (1000.0, 1.0, 2.0)
+
+
+def test_what_was_saved_can_be_loaded(tmp_path: Path) -> None:
+    found = results(raw_loop=10.0, tornadose=12.0)
+    found.about["python"] = "3.11"
+    save(found, tmp_path / "results.json")
+    assert load(tmp_path / "results.json") == found
+
+
+def test_a_ratio_that_is_worse_by_more_than_15_percent_is_named() -> None:
+    before = results(raw_loop=10.0, tornadose=12.0, aiohttp=36.0)
+    assert worse(results(raw_loop=20.0, tornadose=27.0, aiohttp=200.0), before) == []
+    assert worse(results(raw_loop=10.0, tornadose=14.0), before) == [
+        "paced: tornadose, CPU: 1.20 before, 1.40 now",
+        "SSE paced, CPU against the raw loop: 1.20 before, 1.40 now",
+    ]
+    assert worse(results(raw_loop=10.0, tornadose=14.0), Results()) == []
+
+
+def test_figures_are_judged() -> None:
+    paced = FIGURES[0]
+    assert paced.verdict(Results()) == "not measured"
+    assert paced.verdict(results(raw_loop=10.0, tornadose=10.9)) == "beyond"
+    assert paced.verdict(results(raw_loop=10.0, tornadose=12.0)) == "reached"
+    assert paced.verdict(results(raw_loop=10.0, tornadose=13.0)) == "NOT REACHED"
+
+
+def test_tables_have_columns_of_one_width() -> None:
+    found = results(raw_loop=10.0, tornadose=12.0)
+    for table in servers_table(found), figures_table(found), servers_table(Results()):
+        assert len({len(line) for line in table.splitlines()}) == 1
+    assert "25%" in yardstick_line(found)
+    assert yardstick_line(Results()) == ""
+
+
+@pytest.mark.parametrize("servers", [{}, {"a": 1.0}, {"tornadose": 2.0, "b": 3.0, "c": 900.0}])
+def test_the_chart_is_well_formed(servers: dict[str, float]) -> None:
+    drawn = svg(results(**servers))
+    root = ElementTree.fromstring(drawn)  # noqa: S314 (it is our own)
+    bars = list(root.iter("{http://www.w3.org/2000/svg}rect"))
+    assert len(bars) == len(servers)
+    assert all(float(bar.attrib["width"]) < 600 for bar in bars)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_every_entrant_has_a_server(full: bool) -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "servers"
+    for stage in plan(full):
+        for entrant in stage.entrants:
+            assert (folder / f"{entrant.module}.py").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and uses epoll")
+@pytest.mark.parametrize("name", ["raw loop", "tornadose", "tornadose WebSocket"])
+def test_a_server_can_be_measured(name: str) -> None:
+    stage = next(iter(plan(full=False)))
+    (entrant,) = (entrant for entrant in stage.entrants if entrant.name == name)
+    with Session(entrant, replace(stage, clients=8), redis="") as session:
+        for shape, received in (
+            (Shape(name="paced", do="paced", messages=6, rate=1000.0, burst=3), 48),
+            (Shape(name="lockstep", do="lockstep", messages=5, size=500_000), 40),
+            (Shape(name="churn", do="churn", messages=3), 3),
+        ):
+            sample = session.measure(shape)
+            assert sample.count == received
+            assert sample.cpu > 0
+
+
+def test_a_server_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCHAN", "")
+    monkeypatch.setenv("NGINX", "/nonexistent")
+    with pytest.raises(BenchmarkError, match=r"nginx|nonexistent"):
+        Server("nchan", Setup())
+
+
+def test_a_payload_has_its_size_and_one_mark() -> None:
+    for size in 100, 1_000_000:
+        text = payload(size).encode()
+        assert (len(text), text.count(MARK)) == (size, 1)
+
+
+def test_orders_travel_as_lines() -> None:
+    order = Order(do="paced", messages=3, burst=10)
+    assert "\n" not in pack(order)
+    assert unpack(Order, pack(order)) == order
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 3), (0.99, 4), (1.0, 4)])
+def test_a_percentile_is_one_of_the_values(share: float, expected: int) -> None:
+    assert percentile([1, 2, 3, 4], share) == expected
+    assert percentile([], share) == 0.0
