@@ -432,6 +432,24 @@ async def test_p10_who_comes_in_an_outage_is_told_of_it_and_who_comes_after_it_i
     await repaired(logged)
 
 
+async def test_p10_a_server_that_still_loads_its_file_does_not_end_the_outage(
+    server: Server, logged: Logged
+) -> None:
+    much = "for n = 1, 100000 do redis.call('XADD', 'other', '*', 'data', n) end"
+    for _ in range(3):
+        await server.command("EVAL", much, 0)
+    async with store_at(server.port) as store:
+        (told,) = registered(store)
+        server.kill()
+        await noticed(logged)
+        await server.start()
+        await eventually(lambda: told.events == [OUTAGE])
+        await store.submit("a")
+        await eventually(lambda: told.got == ["a"])
+    assert told.events == [OUTAGE, "a", "closed"]
+    await repaired(logged)
+
+
 async def test_p10_a_connection_that_is_only_quiet_or_held_up_is_kept(server: Server) -> None:
     async with (
         store_at(server.port) as quiet,

@@ -175,6 +175,7 @@ class Scene:
         subscribed: object = 0
         async with asyncio.timeout(PATIENCE):
             while subscribed != len(self.processes):
+                await asyncio.sleep(TICK)
                 _, subscribed = array_of(await self._valkey.command("PUBSUB", "NUMSUB", KEY))
 
     def _everybody_is_done(self) -> bool:
