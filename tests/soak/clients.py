@@ -5,28 +5,40 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
 EVENT = re.compile(rb"(?:id: [0-9-]+\n|event: gap\n)?data: [^\n]*\n\n")
-PATIENCE = 30.0  # seconds, as the machine may have more to do than this
+PATIENCE = 60.0  # seconds, as the machine may have more to do than this
 GAP: Final = (-1, -1)  # among the spans of a client
 _buffer = memoryview(bytearray(1 << 18))  # for whoever reads just now
 
 
 class Log:
-    """Events, each once, in the order in which the first client has got them."""
+    """Events, each once, in the order in which the first client has got them.
+
+    Attributes:
+        events: As they are.
+        numbers: Where each one stands.
+        wire: All of them, each as the chunk that it travels in.
+        ends: Where in these bytes the first events end, beginning with none of them.
+    """
 
     def __init__(self) -> None:
         self.events: list[bytes] = []
         self.numbers: dict[bytes, int] = {}
+        self.wire = bytearray()
+        self.ends = [0]
 
     def number(self, event: bytes) -> int:
         """Return where this event stands, at the end if it is new."""
         number = self.numbers.setdefault(event, len(self.events))
         if number == len(self.events):
             self.events.append(event)
+            self.wire += b"%x\r\n%b\r\n" % (len(event), event)
+            self.ends.append(len(self.wire))
         return number
 
 
@@ -102,15 +114,28 @@ class Client:
         self.leave()
         self._on_end(self)
 
-    def take(self, events: list[bytes]) -> None:
-        """Note what has come: mostly what others have got as well, or nobody before."""
+    def take(self, data: bytes) -> int:
+        """Note the events in what has come, and return how many bytes they are.
+
+        Mostly it is what others have got as well, which need not be parsed again.
+        """
         self.arrived = time.time()
-        known = self._log.events[self._end : self._end + len(events)]
-        if known == events:
-            self._end += len(events)
-            return
+        wire, ends, begin = self._log.wire, self._log.ends, self._log.ends[self._end]
+        if not wire.startswith(data, begin):
+            return self._parse(data)
+        self._end = bisect_right(ends, begin + len(data), self._end) - 1
+        return ends[self._end] - begin
+
+    def _parse(self, data: bytes) -> int:
+        end = data.rfind(b"\n\n\r\n") + 4
+        if end < 4:
+            return 0
+        events: list[bytes] = EVENT.findall(data, 0, end)
+        if data.count(b"\n\n", 0, end) != len(events) + data.count(b"\n:\n\n", 0, end):
+            self.strange.append(data[:end])
         for event in events:
             self._take(event)
+        return end
 
     def _take(self, event: bytes) -> None:
         gap = re.match(rb'event: gap\ndata: {"reason":"(\w+)"', event)
@@ -179,16 +204,10 @@ class _Link(asyncio.BufferedProtocol):
             self._client.lose()
 
     def _read_body(self, data: bytes) -> None:
-        """Take the events, each of which is a chunk; the lengths of chunks are skipped."""
-        end = data.rfind(b"\n\n") + 2
-        self._rest = data[end:] if end > 1 else data
-        if end > 1 and self._client is not None:
-            events: list[bytes] = EVENT.findall(data, 0, end)
-            if data.count(b"\n\n", 0, end) != len(events) + data.count(b"\n:\n\n", 0, end):
-                self._client.strange.append(data[:end])
-            self._client.take(events)
-        if self._rest.endswith(b"0\r\n\r\n"):  # the last chunk, after which nothing comes
-            self._refuse(EOFError("the server has ended the response"))
+        if self._client is not None:
+            self._rest = data[self._client.take(data) :]
+            if self._rest == b"0\r\n\r\n":  # the last chunk, after which nothing comes
+                self._refuse(EOFError("the server has ended the response"))
 
 
 def played(spans: tuple[tuple[int, int], ...], log: Log) -> Iterator[bytes | None]:

@@ -32,7 +32,7 @@ SLOW = 1.0  # seconds that the clients may stall without being released
 EXPECTED = re.compile("WARNING tornadose: .*(cannot read from|reads from) Redis")  # in the logs
 
 
-@pytest.mark.timeout(SECONDS + 180)
+@pytest.mark.timeout(SECONDS + 240)
 async def test_p10_an_outage_is_repaired_or_declared(tmp_path: Path) -> None:
     began, used = time.monotonic(), computed(resource.RUSAGE_CHILDREN)
     async with staged(tmp_path) as scene:

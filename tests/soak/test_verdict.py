@@ -95,11 +95,38 @@ def test_the_log_keeps_what_every_client_has_got_in_its_order() -> None:
     first, second = Client("/", log, lost.append), Client("/", log, lost.append)
     gap = b'event: gap\ndata: {"reason":"outage","after":null}\n\n'
     x, y, z = STREAM
-    first.take([x, y])
-    second.take([x])
-    second.take([gap, z])
-    first.take([z, y])
-    second.take([x, y])
+    first.take(chunks(x, y))
+    second.take(chunks(x))
+    second.take(chunks(gap, z))
+    assert first.take(chunks(z, y) + b"1") == len(chunks(z, y))
+    assert second.take(chunks(x, y) + b"10") == len(chunks(x, y))
     assert list(played(first.spans, log)) == [x, y, z, y]
     assert list(played(second.spans, log)) == [x, None, z, x, y]
     assert (first.gaps, second.gaps, second.received) == ({}, {"outage": 1}, 4)
+    assert not first.strange
+    assert not second.strange
+
+
+def test_what_is_known_and_what_is_new_may_come_in_any_pieces() -> None:
+    log = Log()
+    data = chunks(*STREAM) * 2
+    for size in range(1, len(data)):
+        client = Client("/", log, list[Client]().append)
+        rest = b""
+        for start in range(0, len(data), size):
+            rest += data[start : start + size]
+            rest = rest[client.take(rest) :]
+        assert list(played(client.spans, log)) == STREAM * 2
+        assert (rest, client.strange) == (b"", [])
+
+
+def test_what_is_no_event_is_noticed() -> None:
+    client = Client("/", Log(), list[Client]().append)
+    client.take(chunks(STREAM[0], b":\n\n"))
+    assert not client.strange
+    client.take(chunks(STREAM[1], b"retry: 5\n\n"))
+    assert len(client.strange) == 1
+
+
+def chunks(*events: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)

@@ -46,9 +46,10 @@ log = logging.getLogger("tornadose")
 T = TypeVar("T", default=str)
 Call: TypeAlias = Callable[[Sequence[Command]], Awaitable[Sequence[object]]]
 
-FIRST_PAGE, PAGE = 10, 256  # entries that are read together, at first and at most
+FIRST_PAGE, PAGE = 10, 100  # entries that are read together, at first and at most
 PAGE_BYTES = 1 << 20  # beyond which fewer entries are read the next time
 CACHE_BYTES = 4 << 20  # of pages of history that others may ask for as well
+LARGE = 1 << 16  # bytes, from which on a page is decoded with pauses
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
 LONGEST_BLOCK = 2.0  # seconds that Redis waits for the next entry
 PART = 1 << 64  # the two parts of an id are below it
@@ -308,12 +309,13 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             return _Page((), (), position, added)
         (stream,) = array_of(reply)
         _, entries = array_of(stream)
-        page = self._page(array_of(entries), position, count)
+        page = await self._page(array_of(entries), position, count)
         page = replace(page, added=None if added is None else added + len(page.incoming))
         if array_of(there) or not page.incoming:  # which Redis 7.0 may send, too
             return page
         (info,) = await connection.call([("XINFO", "STREAM", self._stream)])
-        return replace(page, hole=_Stream(info).hole(position, added, len(page.incoming)))
+        hole = _Stream(info).hole(position, added, len(page.incoming))
+        return replace(page, hole=hole, added=page.added if hole is None else None)
 
     # ---- history
 
@@ -332,13 +334,25 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
     def _keep(self, position: int, read: asyncio.Task[_Page[T]]) -> None:
         """Keep a full page for a while: nothing can be added to it."""
         del self._reads[position]
-        if read.cancelled() or read.exception() is not None or not read.result().full:
-            return  # or there will be more behind it
+        if read.cancelled():
+            return
+        if read.exception() is not None:
+            return self._read_less()
+        if not read.result().full:
+            return  # there will be more behind it
         self._cache[position] = read.result()
         while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
 
     # ---- reading
+
+    def _fall(self, error: Exception) -> None:
+        self._read_less()
+        super()._fall(error)
+
+    def _read_less(self) -> None:
+        """Ask for less the next time, as it may have been too much for the time limit."""
+        self._count = max(1, self._count // 2)
 
     async def _certain_page(self, call: Call, position: int, added: int | None = None) -> _Page[T]:
         """Read what stands behind a position, and whether it is all that has ever stood there.
@@ -359,7 +373,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         hole: GapReason | None = "restarted" if position > stream.last else None
         if position >= stream.last:
             return _Page((), (), stream.last, stream.added, hole)
-        page = self._page(array_of(entries), position, count)
+        page = await self._page(array_of(entries), position, count)
         read = len(page.incoming)
         if not array_of(there):
             hole = stream.hole(position, added, read)
@@ -368,16 +382,20 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         up_to = None if added is None or hole is not None else added + read
         return replace(page, added=up_to, hole=hole)
 
-    def _page(self, entries: Sequence[object], position: int, count: int) -> _Page[T]:
+    async def _page(self, entries: Sequence[object], position: int, count: int) -> _Page[T]:
         """Make messages of entries, and have fewer read next time if they are large."""
         if not are_entries(entries):
             raise ResponseError(f"expected entries, not {entries!r}")
-        incoming: list[Incoming[T]] = [self._incoming(*entry) for entry in entries]
+        size = sum(map(len, chain.from_iterable(fields for _, fields in entries)))
+        incoming: list[Incoming[T]] = []
+        for entry in entries:
+            incoming.append(self._incoming(*entry))
+            if size > LARGE and self._fanout.work.enough():  # where decoding takes its time
+                await self._fanout.work.rest()
         cursors = [cursor for cursor, _ in entries]
         if cursors:
             position = position_of(cursors[-1])
         full = len(incoming) >= count
-        size = sum(map(len, chain.from_iterable(fields for _, fields in entries)))
         size += ENTRY_BYTES * len(incoming)
         if size > PAGE_BYTES:
             self._count = max(1, count * PAGE_BYTES // size)
