@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -1041,6 +1042,20 @@ async def test_tls_carries_large_messages_to_a_client_that_reads_slowly(
         assert {line.partition(":")[0] for line in lines} == {"", "id", "data"}
 
 
+def read_late(port: int, context: ssl.SSLContext, reads: threading.Event) -> bytes:
+    """Ask for the stream, wait, and only then read it to its end."""
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock,
+        context.wrap_socket(sock, server_hostname="127.0.0.1") as client,
+    ):
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        reads.wait(DEADLINE)
+        body = bytearray()
+        while data := client.recv(1 << 20):
+            body += data
+        return bytes(body)
+
+
 @pytest.mark.parametrize("size", [5_000, 100_000])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_p2_over_tls_who_pauses_gets_everything(
@@ -1053,10 +1068,9 @@ async def test_p2_over_tls_who_pauses_gets_everything(
         url = await stack.enter_async_context(
             listening(Application([rule]), tls=server_side(certificate))
         )
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", int(url.rsplit(":", 1)[1]), ssl=context, limit=SMALL
-        )
-        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        reads = threading.Event()
+        port = int(url.rsplit(":", 1)[1])
+        reading = asyncio.create_task(asyncio.to_thread(read_late, port, context, reads))
         await eventually(lambda: store.subscribers)
         sent = 0
         while store.statistics().pending < 100:
@@ -1064,11 +1078,9 @@ async def test_p2_over_tls_who_pauses_gets_everything(
                 sent += 1
                 await store.submit(f"{sent:09}" + "x" * size)
             await eventually(lambda: store.statistics().published == store.statistics().submitted)
-        closing = asyncio.create_task(store.aclose(DEADLINE))
-        async with asyncio.timeout(DEADLINE):
-            body = await reader.read(-1)
-        await closing
-        writer.transport.abort()
+        reads.set()
+        await store.aclose(DEADLINE)
+        body = await reading
         numbers = [int(found) for found in re.findall(rb"data: (\d{9})x+\n\n", body)]
         assert numbers == list(range(1, sent + 1))
         assert store.statistics().delivered == sent

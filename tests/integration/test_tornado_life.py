@@ -422,7 +422,7 @@ async def test_one_server_serves_two_stores_apart() -> None:
 # ---- Ctrl-C
 
 SERVER = """
-import random
+import random, signal
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.httpserver import HTTPServer
@@ -441,11 +441,10 @@ print(sockets[0].getsockname()[1], flush=True)
 loop = IOLoop.current()
 ticker = PeriodicCallback(lambda: store.submit(random.random()), 10)
 ticker.start()
-try:
-    loop.start()
-except KeyboardInterrupt:
-    ticker.stop()
-    loop.run_sync(store.aclose)
+loop.asyncio_loop.add_signal_handler(signal.SIGINT, loop.stop)
+loop.start()
+ticker.stop()
+loop.run_sync(store.aclose)
 """
 
 
