@@ -25,7 +25,7 @@ print("curl -N http://localhost:9000", flush=True)
 loop = IOLoop.instance()
 ticks = PeriodicCallback(lambda: store.submit(random.random()), 1000)
 ticks.start()
-loop.add_callback(stop_on_ctrl_c)
+loop.add_callback(stop_on_ctrl_c)  # pyright: ignore[reportUnknownMemberType]
 loop.start()
 ticks.stop()
 loop.run_sync(store.aclose)  # pyright: ignore[reportUnknownMemberType]
