@@ -523,8 +523,8 @@ def check_name(what: str, name: object) -> str:
     """Refuse what names no channel, stream or server."""
     if not isinstance(name, str):
         raise TypeError(f"{what}: expected a string, not {name!r}")
-    if not name:
-        raise ValueError(f"{what}: {name!r} is empty")
+    if not name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError(f"{what}: {name!r} is empty or has a surrogate in it")
     return name
 
 

@@ -111,3 +111,9 @@ async def test_each_pause_is_longer_up_to_a_limit_and_none_is_as_the_others(
     limits = [min(LONGEST_DELAY, FIRST_DELAY * 2**n) for n in range(12)] + [LONGEST_DELAY]
     assert all(limit / 2 <= pause <= limit for pause, limit in zip(pauses, limits, strict=True))
     assert len(set(pauses)) == len(pauses)
+
+
+@pytest.mark.parametrize("name", ["", "\ud800"])
+def test_a_channel_that_cannot_be_named_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"channel: .* is empty or has a surrogate"):
+        RedisStore(name)
