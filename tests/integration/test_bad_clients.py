@@ -22,7 +22,7 @@ from tornado.routing import URLSpec
 from conftest import Logged
 from integration.clients import program
 from integration.raw import UPGRADE, Raw, dialled, one_by_one, opened, request
-from support import DEADLINE, balanced, eventually, serving
+from support import DEADLINE, Plain, balanced, eventually, serving
 from tornadose import (
     BaseHandler,
     DataStore,
@@ -767,3 +767,23 @@ async def test_p7_who_leaves_while_publish_hangs_is_deregistered_within_a_second
             raw.reset()
         await eventually(lambda: gone(store), deadline=1)
         assert balanced(store.statistics())
+
+
+async def test_who_leaves_before_it_got_what_was_meant_for_it_alone_is_no_error() -> None:
+    class Greeting(EventSource[int]):
+        async def prepare(self) -> None:
+            await self.submit(1)
+
+    store = QueueStore[int](policy="block", backlog=1, block_timeout=DEADLINE)
+    stalled = Plain[int]()
+    stalled.running.clear()
+    store.register(stalled)
+    for number in range(3):  # of which the last waits for room, and who comes waits behind it
+        await store.submit(number)
+    async with serving(Greeting.route("/", store)) as url, opened(url) as client:
+        await eventually(lambda: len(store.subscribers) == 2)
+        client.leave()
+        await eventually(lambda: len(store.subscribers) == 1)
+        stalled.running.set()
+        await eventually(lambda: stalled.got == [0, 1, 2])
+    await store.aclose()

@@ -468,3 +468,16 @@ async def test_a_subscriber_may_queue_for_itself_in_its_publish() -> None:
             await store.submit(letter)
         await eventually(lambda: len(echo.got) == 6)
         assert sorted(echo.got) == ["a", "b", "c", "re: a", "re: b", "re: c"]
+
+
+async def test_a_time_out_of_a_users_drain_is_not_taken_for_that_of_closing() -> None:
+    class Impatient(Mailbox):
+        async def drain(self) -> None:
+            raise TimeoutError("of somebody else")
+
+    store, subscriber = Impatient(), Told[str]()
+    store.register(subscriber)
+    await store.submit("a")
+    with pytest.raises(TimeoutError, match="of somebody else"):
+        await store.aclose()
+    assert store.subscribers == ()
