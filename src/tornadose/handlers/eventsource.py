@@ -40,6 +40,8 @@ class EventSource(StreamingHandler[T]):
         if stream is None:
             return
         self._send_headers()
+        if stream.closed():  # which the headers have found out
+            return self._leave()
         options = self._options
         connection = Connection(stream, options.write_timeout, options.send_buffer)
         if options.retry is not None:
