@@ -626,6 +626,20 @@ async def test_p2_what_is_trimmed_before_it_is_read_is_a_gap(
     assert events == [*HELD, *left, "closed"]  # and closing has not waited for what is gone
 
 
+async def test_p2_a_gap_does_not_hide_the_next_one(server: Server) -> None:
+    async with store_on(server.port) as store:
+        store.register(told := Told[str]())
+        for number in range(5):
+            await store.submit(str(number))
+        await eventually(lambda: len(told.got) == 5)
+        await server.command(*script("DEL", "XADD * data b"))
+        await eventually(lambda: told.got[-1] == "b")
+        await server.command(*script(*["XADD * data lost"] * 5, "XADD MAXLEN = 1 * data c"))
+        await eventually(lambda: told.got[-1] == "c")
+    assert [type(event) for event in told.events[5:]] == [Gap, str, Gap, str, str]
+    assert told.got[5:] == ["b", "c"]
+
+
 FIRST, RESET = [str(number) for number in range(1001, 1011)], Gap("restarted", "1010-0")
 GONE = Gap("expired", "1010-0")
 
