@@ -210,13 +210,15 @@ class FanOut(Generic[T]):
                 lane.give_up(len(rest))
 
     async def announce(self, reason: GapReason, position: int | None = None) -> None:
-        """Tell every subscriber of a gap behind what was offered so far.
+        """Tell subscribers of a gap behind what was offered so far.
 
         Args:
             reason: Why; a poisoned message counts as offered.
-            position: Of the message in whose place the gap stands, if it is one.
+            position: Up to where messages may be missing; those who begin behind it
+                are not told. Without it everybody is.
         """
         async with self._turn:
+            self.accepted = max(self.accepted, position or 0)
             for lane in tuple(self._lanes.values()):
                 if lane.fence < (BEYOND if position is None else position):
                     if reason == "poisoned":
@@ -225,8 +227,6 @@ class FanOut(Generic[T]):
                     lane.announce(reason)
                 if self.work.enough():
                     await self.work.rest()
-            if position is not None:
-                self.skip(position)
 
     def skip(self, position: int) -> None:
         """Note that up to this position there is nothing left to hand on."""

@@ -27,7 +27,7 @@ from servers import Proxy, Server, proxied
 from support import DEADLINE, Told, eventually
 from tornadose import Gap, Message, OutcomeUnknownError, RedisStore, StoreClosedError
 from tornadose.lanes import Policy
-from tornadose.stores import redis as module
+from tornadose.stores.redis import connection as module
 
 T = TypeVar("T")
 

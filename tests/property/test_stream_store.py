@@ -18,7 +18,7 @@ from property.harness import recorded
 from servers import BINARIES, Server
 from support import Told, balanced, eventually
 from tornadose import Gap, RedisStreamStore
-from tornadose.stores.redis import bytes_of
+from tornadose.stores.redis.connection import bytes_of
 
 POISON = b"\xff"
 LAST = "last"

@@ -16,7 +16,7 @@ from soak.processes import Publishing, publishing
 from soak.server import Figures, watch
 from soak.verdict import Book
 from support import eventually
-from tornadose.stores.redis import array_of, bytes_of
+from tornadose.stores.redis.connection import array_of, bytes_of
 
 CLIENTS = 200  # of each store in each process
 RESTLESS = 40  # clients of the stream who reconnect to the other process all the time

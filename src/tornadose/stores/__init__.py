@@ -10,19 +10,17 @@ from .memory import DataStore, QueueStore
 
 if TYPE_CHECKING:
     from .redis import RedisStore as RedisStore
-    from .streams import RedisStreamStore as RedisStreamStore
+    from .redis import RedisStreamStore as RedisStreamStore
 
 __all__ = ("BaseStore", "DataStore", "QueueStore")
-
-_lazy = {"RedisStore": ".redis", "RedisStreamStore": ".streams"}
 
 
 def __getattr__(name: str) -> object:
     """Load the Redis stores when they are asked for (PEP 562)."""
-    if name not in _lazy:
+    if name not in ("RedisStore", "RedisStreamStore"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = import_module(_lazy[name], __name__)
+        module = import_module(".redis", __name__)
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("redis"):
             raise

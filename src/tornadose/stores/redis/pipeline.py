@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from ..exceptions import OutcomeUnknownError, StoreClosedError
-from ..messages import BATCH
-from ..tasks import cancel
+from ...exceptions import OutcomeUnknownError, StoreClosedError
+from ...messages import BATCH
+from ...tasks import cancel
 
 __all__ = ("Command", "Link", "Pipeline")
 
@@ -23,8 +23,8 @@ class Link(Protocol):
         """Connect, unless connected. If it raises, nothing was sent."""
         ...
 
-    async def call(self, commands: Sequence[Command], /) -> Sequence[object]:
-        """Send all, and return the reply to each, where a refusal is an exception."""
+    def replies(self, commands: Sequence[Command], /) -> AsyncGenerator[object]:
+        """Send all, and give the reply to each as it comes, where a refusal is an exception."""
         ...
 
     async def close(self) -> None:
@@ -39,6 +39,10 @@ class _Request:
         self.commands = commands
         self.replies: asyncio.Future[Sequence[object]] = asyncio.Future()
         self.sent = False
+
+    def answer(self, replies: Sequence[object]) -> None:
+        if not self.replies.done():
+            self.replies.set_result(replies)
 
     def fail(self, error: Exception) -> None:
         """Let the caller know, in words that tell whether anything was sent."""
@@ -79,10 +83,16 @@ class Pipeline:
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def call(self, commands: Sequence[Command], /) -> Sequence[object]:
+    async def call(
+        self, commands: Sequence[Command], /, deadline: float | None = None
+    ) -> Sequence[object]:
         """Send commands, nothing between them, and return the replies.
 
         Cancelled before they are sent, they never will be.
+
+        Args:
+            commands: In order.
+            deadline: On the clock of the loop; by default `timeout` seconds from now.
 
         Raises:
             OutcomeUnknownError: If they were sent, and no reply has come.
@@ -90,11 +100,13 @@ class Pipeline:
             Exception: What the link raises when it cannot connect, what `late` makes, or
                 the first refusal.
         """
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._timeout
         request = _Request(commands)
         caller = asyncio.current_task()
         self.callers.add(caller)
         try:
-            async with asyncio.timeout(self._timeout), self._room:
+            async with asyncio.timeout_at(deadline), self._room:
                 replies = await self._replies(request)
         except TimeoutError as error:
             if request.sent:
@@ -160,13 +172,13 @@ class Pipeline:
     async def _send(self, requests: list[_Request]) -> None:
         for request in requests:
             request.sent = True
-        replies = await self._link.call([c for request in requests for c in request.commands])
-        start = 0
-        for request in requests:
-            end = start + len(request.commands)
-            if not request.replies.done():
-                request.replies.set_result(replies[start:end])
-            start = end
+        commands = [command for request in requests for command in request.commands]
+        unanswered, replies = deque(requests), list[object]()
+        async for reply in self._link.replies(commands):
+            replies.append(reply)
+            if len(replies) == len(unanswered[0].commands):
+                unanswered.popleft().answer(replies)
+                replies = []
 
     def _fail(self, sent: list[_Request], error: Exception) -> None:
         """Fail those that were sent, and those that wait for the same connection."""

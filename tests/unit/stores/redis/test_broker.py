@@ -1,4 +1,4 @@
-"""What the Redis stores decide without a server."""
+"""What both stores in Redis refuse, and how they try again."""
 
 from __future__ import annotations
 
@@ -6,42 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tornadose import RedisStore, RedisStreamStore
-from tornadose.stores.redis import FIRST_DELAY, LONGEST_DELAY, back_off, framed, unframed
+from tornadose.stores.redis.broker import FIRST_DELAY, LONGEST_DELAY, back_off
 
 KINDS = [RedisStore, RedisStreamStore]
 KIND = pytest.mark.parametrize("kind", KINDS)
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-EVENT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1)
-
-
-@given(text=TEXT | TEXT.map("\x1e{}".format), event=st.none() | EVENT)
-def test_a_payload_and_its_event_come_back_as_they_were(text: str, event: str | None) -> None:
-    assert unframed(framed(text, event).decode()) == (text, event)
-
-
-@pytest.mark.parametrize(
-    ("text", "event", "payload"),
-    [
-        ("hello", None, b"hello"),
-        ("", None, b""),
-        ("a\nb", None, b"a\nb"),
-        ("hello", "tick", b"\x1etick\nhello"),
-        ("\x1ehello", None, b"\x1e\n\x1ehello"),
-    ],
-)
-def test_a_payload_travels_as_the_documentation_says(
-    text: str, event: str | None, payload: bytes
-) -> None:
-    assert framed(text, event) == payload
-
-
-def test_what_begins_like_an_event_and_names_none_is_a_bare_payload() -> None:
-    assert unframed("\x1ehello") == ("\x1ehello", None)
-
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"decode_responses": True}, ValueError, "decode_responses"),
@@ -80,7 +50,10 @@ def test_what_the_store_cannot_be_had_with_is_refused_at_once(
 
 
 @KIND
-@pytest.mark.parametrize(("name", "error"), [(5, TypeError), (b"a", TypeError), ("", ValueError)])
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [(5, TypeError), (b"a", TypeError), ("", ValueError), ("\ud800", ValueError)],
+)
 def test_what_names_no_channel_or_stream_is_refused(
     kind: type[RedisStore | RedisStreamStore], name: Any, error: type[Exception]
 ) -> None:
@@ -105,15 +78,9 @@ async def test_each_pause_is_longer_up_to_a_limit_and_none_is_as_the_others(
     async def note(pause: float) -> None:
         pauses.append(pause)
 
-    monkeypatch.setattr("tornadose.stores.redis.asyncio.sleep", note)
+    monkeypatch.setattr("tornadose.stores.redis.broker.asyncio.sleep", note)
     for failures in (*range(12), 10_000):
         await back_off(failures)
     limits = [min(LONGEST_DELAY, FIRST_DELAY * 2**n) for n in range(12)] + [LONGEST_DELAY]
     assert all(limit / 2 <= pause <= limit for pause, limit in zip(pauses, limits, strict=True))
     assert len(set(pauses)) == len(pauses)
-
-
-@pytest.mark.parametrize("name", ["", "\ud800"])
-def test_a_channel_that_cannot_be_named_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"channel: .* is empty or has a surrogate"):
-        RedisStore(name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
 from support import eventually
 from tornadose import OutcomeUnknownError, StoreClosedError
 from tornadose.messages import BATCH
-from tornadose.stores.pipeline import Command, Pipeline
+from tornadose.stores.redis.pipeline import Command, Pipeline
 
 LONG = 30.0  # seconds, that no test takes
 
@@ -30,6 +30,7 @@ class Wire:
         self.replying.set()
         self.unreachable: Exception | None = None
         self.broken: Exception | None = None
+        self.break_at: str | None = None  # the name of the first command without a reply
         self.closed = False
 
     @property
@@ -41,12 +42,13 @@ class Wire:
         if self.unreachable is not None:
             raise self.unreachable
 
-    async def call(self, commands: Sequence[Command], /) -> Sequence[object]:
+    async def replies(self, commands: Sequence[Command], /) -> AsyncGenerator[object]:
         self.sent.append([command[0] for command in commands])
         await self.replying.wait()
-        if self.broken is not None:
-            raise self.broken
-        return [RefusedError(c[0]) if str(c[0]).startswith("bad") else c[0] for c in commands]
+        for name, *_ in commands:
+            if self.broken is not None and self.break_at in (None, name):
+                raise self.broken
+            yield RefusedError(name) if str(name).startswith("bad") else name
 
     async def close(self) -> None:
         self.closed = True
@@ -158,6 +160,18 @@ async def test_p6_when_the_reply_is_lost_the_outcome_is_unknown() -> None:
     wire.broken = None
     assert await outcomes(calls(pipeline, "after")) == ["after"]
     assert wire.names == ["sent", "after"]
+
+
+async def test_p6_a_reply_that_has_come_is_not_lost_with_the_connection() -> None:
+    wire = Wire()
+    pipeline = Pipeline(wire, 10, LONG)
+    wire.broken, wire.break_at = BrokenPipeError(), "c"
+    tasks = calls(pipeline, "a", "bad")
+    tasks.append(asyncio.create_task(pipeline.call([("b",), ("c",)])))
+    tasks += calls(pipeline, "d")
+    unknown = OutcomeUnknownError
+    assert await outcomes(tasks) == ["a", RefusedError, unknown, unknown]
+    assert wire.sent == [["a", "bad", "b", "c", "d"]]
 
 
 async def test_p6_in_time_every_caller_hears_whether_it_was_sent() -> None:

@@ -1,0 +1,121 @@
+"""What stands in a stream: ids, entries, and what Redis tells of the whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias, TypeGuard
+
+from redis.exceptions import ResponseError
+
+from ...messages import GapReason
+from .connection import array_of, bytes_of, granted
+from .pipeline import Command
+
+__all__ = (
+    "Call",
+    "StreamInfo",
+    "are_entries",
+    "checked_position_of",
+    "cursor_of",
+    "payload_of",
+    "position_of",
+    "together",
+)
+
+Call: TypeAlias = Callable[[Sequence[Command]], Awaitable[Sequence[object]]]
+
+PART = 1 << 64  # the two parts of an id are below it
+
+
+class StreamInfo:
+    """What Redis tells of a stream, of which there may be none yet.
+
+    Attributes:
+        last: Position of the last entry that was ever added.
+        added: How many ever were; unknown before Redis 7.
+
+    Args:
+        reply: To XINFO STREAM.
+    """
+
+    def __init__(self, reply: object) -> None:
+        fields: dict[object, object] = {b"entries-added": 0, b"length": 0}
+        if not (isinstance(reply, ResponseError) and "no such key" in str(reply)):
+            flat = array_of(reply)
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        self.last = position_of(fields.get(b"last-generated-id", b"0-0"))
+        first = fields.get(b"first-entry")
+        self._first = self.last if first is None else position_of(array_of(first)[0])
+        added, length = fields.get(b"entries-added"), fields.get(b"length")
+        self.added = added if isinstance(added, int) else None
+        self._length = length if isinstance(length, int) else 0
+
+    def hole(
+        self, position: int, added: int | None, *, there: bool, read: int, full: bool
+    ) -> GapReason | None:
+        """Tell why anything may be missing behind a position, unless nothing is.
+
+        Args:
+            position: Behind which entries were read.
+            added: Entries ever added up to there, if that is known.
+            there: Whether the entry at this position is still there.
+            read: Entries that were found behind it.
+            full: Whether there may be more of them.
+        """
+        if position > self.last:
+            return "restarted"
+        if position == 0:
+            added = 0
+        if added is not None and self.added is not None:
+            behind = self._length if position < self._first else read
+            lost = self.added - added - behind
+            if lost < 0 or (lost > 0 and position == self.last):
+                return "restarted"  # the same ids were given again
+            if lost == 0 or (there and full):
+                return None
+        elif there or position == self.last:
+            return None
+        return "expired" if position <= self._first or there else "unknown"
+
+
+async def together(call: Call, *commands: Command) -> list[object]:
+    """Carry out commands at one moment, and return their replies; a refusal is a reply."""
+    replies = granted(await call([("MULTI",), *commands, ("EXEC",)]))
+    return array_of(replies[-1])
+
+
+def position_of(cursor: object) -> int:
+    """Return an id as a number that rises with it."""
+    milliseconds, sequence = bytes_of(cursor).split(b"-")
+    return int(milliseconds) * PART + int(sequence)
+
+
+def checked_position_of(cursor: str) -> int | None:
+    """Return the position for what a client takes for an id; ``None`` if it is none."""
+    match = re.fullmatch("([0-9]{1,20})-([0-9]{1,20})", cursor)
+    if match is None or not all(int(part) < PART for part in match.groups()):
+        return None
+    return position_of(cursor.encode())
+
+
+def cursor_of(position: int) -> str:
+    return f"{position // PART}-{position % PART}"
+
+
+def payload_of(fields: Sequence[bytes]) -> tuple[bytes, str | None]:
+    """Return the payload and the event among the fields of an entry."""
+    if len(fields) == 2 and fields[0] == b"data":  # as nearly all have
+        return fields[1], None
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    if b"data" not in named:
+        raise ValueError("it has no field 'data'")
+    return named[b"data"], named.get(b"event", b"").decode() or None
+
+
+def are_entries(reply: Sequence[object]) -> TypeGuard[Sequence[tuple[bytes, Sequence[bytes]]]]:
+    """Tell whether these are entries, each an id and its fields, by looking at the first."""
+    if not reply:
+        return True
+    cursor, fields = array_of(reply[0])
+    return isinstance(cursor, bytes) and all(isinstance(f, bytes) for f in array_of(fields))

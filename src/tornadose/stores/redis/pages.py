@@ -1,0 +1,192 @@
+"""Reads a stream in pages, each with what may be missing before it."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
+
+from redis.exceptions import ResponseError
+from typing_extensions import TypeVar
+
+from ...fanout import Positions
+from ...messages import GapReason, numbered
+from ...tasks import Work
+from .broker import Decoder, Incoming
+from .connection import array_of
+from .entries import (
+    Call,
+    StreamInfo,
+    are_entries,
+    cursor_of,
+    payload_of,
+    position_of,
+    together,
+)
+
+__all__ = ("PageReader", "StreamPage")
+
+log = logging.getLogger("tornadose")
+
+T = TypeVar("T", default=str)
+
+FIRST_PAGE, PAGE = 10, 100  # entries that are read together, at first and at most
+PAGE_BYTES = 1 << 20  # at which a page ends
+LARGE = 1 << 16  # bytes, from which on a page is decoded with pauses
+ENTRY_BYTES = 512  # that an entry costs besides what is in it
+POISONED = 1024  # entries of which it is remembered that they were logged
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPage(Generic[T]):
+    """What stands in the stream behind a position.
+
+    Args:
+        incoming: In order.
+        cursors: The ids of what has come in.
+        position: From where to read on.
+        added: Entries ever added up to there, as far as it is known.
+        hole: Why something may be missing before all this, if it may.
+        full: Whether there may be more.
+        size: In bytes.
+    """
+
+    incoming: Sequence[Incoming[T]]
+    cursors: Sequence[bytes]
+    position: int
+    added: int | None = None
+    hole: GapReason | None = None
+    full: bool = False
+    size: int = 0
+
+    def positions(self, start: int, end: int) -> Positions:
+        return _Positions(self.cursors[start:end])
+
+
+class PageReader(Generic[T]):
+    """Makes messages of what stands in a stream, as much at a time as is good.
+
+    Args:
+        stream: Its key.
+        decode: Makes the payload of a text.
+        work: Of those who share the event loop.
+    """
+
+    def __init__(self, stream: str, decode: Decoder[T], work: Work) -> None:
+        self._stream = stream
+        self._decode = decode
+        self._work = work
+        self._count = FIRST_PAGE
+        self._poisoned: deque[bytes] = deque(maxlen=POISONED)
+
+    def read_less(self) -> None:
+        """Ask for less the next time, as it may have been too much for the time limit."""
+        self._count = max(1, self._count // 2)
+
+    async def info(self, call: Call) -> StreamInfo:
+        """Return what Redis tells of the stream."""
+        (reply,) = await together(call, ("XINFO", "STREAM", self._stream))
+        return StreamInfo(reply)
+
+    async def certain(self, call: Call, position: int, added: int | None = None) -> StreamPage[T]:
+        """Read what stands behind a position, and whether it is all that has ever stood there.
+
+        Args:
+            call: Carries out commands.
+            position: Behind which to read.
+            added: Entries ever added up to there, if it is known.
+        """
+        at, count = cursor_of(position), self._count
+        reply, there, behind = await together(
+            call,
+            ("XINFO", "STREAM", self._stream),
+            ("XRANGE", self._stream, at, at),
+            ("XRANGE", self._stream, cursor_of(position + 1), "+", "COUNT", count),
+        )
+        info = StreamInfo(reply)
+        entries = array_of(behind) if position < info.last else []
+        page = await self._page(entries, position, count)
+        hole = info.hole(
+            position, added, there=bool(array_of(there)), read=len(entries), full=page.full
+        )
+        if not page.full:
+            return replace(page, position=info.last, added=info.added, hole=hole)
+        added = None if added is None or hole is not None else added + len(page.incoming)
+        return replace(page, added=added, hole=hole)
+
+    async def next(
+        self, call: Call, position: int, added: int | None, seconds: float
+    ) -> StreamPage[T] | None:
+        """Wait for entries, but no longer than this; ``None`` if some may be missing.
+
+        Before they are read, others behind this position may have come and gone. The
+        entry at this position would have gone first.
+        """
+        at, count, block = cursor_of(position), self._count, max(1, round(1000 * seconds))
+        reply, there = await call(
+            [
+                ("XREAD", "COUNT", count, "BLOCK", block, "STREAMS", self._stream, at),
+                ("XRANGE", self._stream, at, at),
+            ]
+        )
+        streams = [] if reply is None else array_of(reply)
+        if not array_of(there):
+            return None
+        entries = array_of(array_of(streams[0])[1]) if streams else []
+        page = await self._page(entries, position, count)
+        return replace(page, added=None if added is None else added + len(page.incoming))
+
+    async def _page(self, entries: Sequence[object], position: int, count: int) -> StreamPage[T]:
+        """Make messages of entries, up to the size of a page, and adapt how many are read."""
+        if not are_entries(entries):
+            raise ResponseError(f"expected entries, not {entries!r}")
+        incoming: list[Incoming[T]] = []
+        cursors: list[bytes] = []
+        size = 0
+        for cursor, fields in entries:
+            incoming.append(self._incoming(cursor, fields))
+            cursors.append(cursor)
+            size += ENTRY_BYTES + sum(map(len, fields))
+            if size > PAGE_BYTES:
+                break
+            if size > LARGE and self._work.enough():  # where decoding takes its time
+                await self._work.rest()
+        if cursors:
+            position = position_of(cursors[-1])
+        full = len(entries) >= count or len(cursors) < len(entries)
+        if size > PAGE_BYTES:
+            self._count = max(1, len(cursors))
+        elif full:
+            self._count = min(PAGE, 2 * count)
+        return StreamPage(incoming, cursors, position, full=full, size=size)
+
+    def _incoming(self, cursor: bytes, fields: Sequence[bytes]) -> Incoming[T]:
+        try:
+            payload, event = payload_of(fields)
+            return numbered(self._decode(payload.decode()), cursor.decode(), event)
+        except Exception:
+            level = logging.DEBUG if cursor in self._poisoned else logging.ERROR
+            log.log(
+                level,
+                "entry %r of stream %r cannot be decoded",
+                cursor,
+                self._stream,
+                exc_info=True,
+            )
+            self._poisoned.append(cursor)
+            return "poisoned"
+
+
+class _Positions:
+    """The positions of entries, found when they are asked for."""
+
+    def __init__(self, cursors: Sequence[bytes]) -> None:
+        self._cursors = cursors
+
+    def __len__(self) -> int:
+        return len(self._cursors)
+
+    def __getitem__(self, index: int, /) -> int:
+        return position_of(self._cursors[index])

@@ -1,0 +1,146 @@
+"""History of a stream on its way to those who resume."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from ...exceptions import OutcomeUnknownError
+from ...fanout import FanOut
+from ...history import Page
+from ...messages import GapReason, Message
+from ...tasks import cancel
+from .broker import back_off
+from .connection import UNREACHABLE
+from .entries import checked_position_of, position_of
+from .pages import PageReader, StreamPage
+from .pipeline import Pipeline
+
+__all__ = ("StreamHistory", "StreamReplay")
+
+log = logging.getLogger("tornadose")
+
+T = TypeVar("T")
+
+CACHE_BYTES = 4 << 20  # of pages that others may ask for as well
+
+
+class StreamHistory(Generic[T]):
+    """Pages of history; those who ask for the same one share it.
+
+    Args:
+        pages: Makes them.
+        pipeline: To Redis, for history alone.
+    """
+
+    def __init__(self, pages: PageReader[T], pipeline: Pipeline) -> None:
+        self._pages = pages
+        self._pipeline = pipeline
+        self._reads: dict[int, asyncio.Task[StreamPage[T]]] = {}
+        self._cache: OrderedDict[int, StreamPage[T]] = OrderedDict()
+
+    async def behind(self, position: int) -> StreamPage[T]:
+        """Return what stands behind a position, waiting for Redis as long as it takes."""
+        failures = 0
+        while True:
+            try:
+                return await self._shared(position)
+            except (*UNREACHABLE, OutcomeUnknownError) as error:
+                log.debug("reading history failed", exc_info=error)
+            failures += 1
+            await back_off(failures)
+
+    def forget(self) -> None:
+        """Keep no page of a stream that is not what it was."""
+        self._cache.clear()
+
+    async def close(self) -> None:
+        await cancel(*self._reads.values())
+        await self._pipeline.close()
+
+    async def _shared(self, position: int) -> StreamPage[T]:
+        page = self._cache.get(position)
+        if page is not None:
+            self._cache.move_to_end(position)
+            return page
+        if position not in self._reads:
+            read = asyncio.create_task(self._pages.certain(self._pipeline.call, position))
+            read.add_done_callback(lambda read: self._keep(position, read))
+            self._reads[position] = read
+        return await asyncio.shield(self._reads[position])
+
+    def _keep(self, position: int, read: asyncio.Task[StreamPage[T]]) -> None:
+        """Keep a full page for a while: nothing can be added to it."""
+        del self._reads[position]
+        if read.cancelled():
+            return
+        if read.exception() is not None:
+            return self._pages.read_less()
+        if not read.result().full:
+            return  # there will be more behind it
+        self._cache[position] = read.result()
+        while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
+            self._cache.popitem(last=False)
+
+
+class StreamReplay(Generic[T]):
+    """Reads the stream for one subscriber, up to where the live messages are.
+
+    Args:
+        fanout: Of the live messages.
+        placed: Set once it is known where they begin.
+        history: From which it reads.
+        cursor: Where to begin; it may be anything.
+    """
+
+    def __init__(
+        self, fanout: FanOut[T], placed: asyncio.Event, history: StreamHistory[T], cursor: str
+    ) -> None:
+        self._fanout = fanout
+        self._placed = placed
+        self._history = history
+        self._cursor = cursor
+        self._position: int | None = None
+        self._parts: deque[Page[T]] = deque()  # of the page that was read last
+        self._full = False
+
+    async def read(self) -> Page[T]:
+        """Return the next page, waiting for Redis as long as it takes."""
+        await self._placed.wait()
+        if self._position is None:
+            self._position = checked_position_of(self._cursor)
+            if self._position is None:
+                return self._live("unknown")
+        if not self._parts:
+            page = await self._history.behind(self._position)
+            if page.hole == "restarted":
+                if self._position > self._fanout.accepted:
+                    return self._live("restarted")
+                await back_off(0)  # until it is noticed there as well, or there were two gaps
+                return Page([], None, self._position, met=False)
+            self._parts.extend(parts_of(page))
+            self._position, self._full = page.position, page.full
+            if not page.incoming and self._position < self._fanout.accepted:
+                await back_off(0)  # the stream was reset, which is about to be noticed
+        part = self._parts.popleft()
+        met = not self._parts and not self._full and part.position >= self._fanout.accepted
+        return replace(part, met=met)
+
+    def _live(self, hole: GapReason) -> Page[T]:
+        return Page([], hole, self._fanout.accepted, met=True)
+
+
+def parts_of(page: StreamPage[T]) -> Iterator[Page[T]]:
+    """Cut a page at the holes in it."""
+    hole, messages = page.hole, list[Message[T]]()
+    for item, cursor in zip(page.incoming, page.cursors, strict=True):
+        if isinstance(item, str):
+            yield Page(messages, hole, position_of(cursor), met=False)
+            hole, messages = item, []
+        else:
+            messages.append(item)
+    yield Page(messages, hole, page.position, met=False)

@@ -1,0 +1,261 @@
+"""A store on a Redis stream."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Generic, overload
+
+from typing_extensions import TypeVar
+
+from ...checks import check_size
+from ...exceptions import OutcomeUnknownError
+from ...fanout import FanOut
+from ...lanes import Policy
+from ...messages import Message, check_cursor, check_event
+from ...protocols import Subscriber
+from ...statistics import Statistics
+from ...wire import check_text
+from .broker import BrokerStore, Decoder, Encoder
+from .connection import Connection, Unreachable, bytes_of, check_name, now
+from .entries import Call, position_of
+from .pages import PageReader, StreamPage
+from .replay import StreamHistory, StreamReplay
+
+__all__ = ("RedisStreamStore",)
+
+T = TypeVar("T", default=str)
+
+LONGEST_BLOCK = 2.0  # seconds that Redis waits for the next entry
+
+
+class RedisStreamStore(BrokerStore[T], Generic[T]):
+    """Publish what any program adds to a Redis stream, without loss.
+
+    Ids are those of the stream, so that a client may resume with any process that reads
+    it, and after an outage the store goes on where it was. What can no longer be read,
+    because it was trimmed or deleted meanwhile, is a gap.
+
+    An entry has its payload in the field ``data``, and its event, if any, in ``event``.
+    What another program has added counts as accepted when it is read here.
+
+    Args:
+        stream: The key; by default the one that ``redis-cli XADD tornadose '*' data
+            hello`` adds to.
+        maxlen: Entries that the stream keeps, about; more are trimmed by `submit`.
+        inbox: Messages that are submitted and not yet confirmed, beyond which `submit`
+            waits.
+        backlog: Messages kept for one subscriber that is behind.
+        policy: What happens when that is full: ``"block"``, ``"drop_oldest"``,
+            ``"drop_newest"`` or ``"disconnect"``, to come back and resume.
+        block_timeout: Seconds that one message waits under ``"block"`` until the
+            subscribers that have no room are released.
+        max_subscribers: Subscribers at a time; ``None`` is no limit.
+        encode: Makes the text that travels of a payload. Without it payloads are strings.
+        decode: Makes the payload of the text.
+        url: Of Redis, as in ``redis.asyncio.Redis.from_url``.
+        redis_kwargs: What ``redis.asyncio.Redis`` takes. Both ``socket_timeout`` and
+            ``socket_connect_timeout`` are 5 seconds by default.
+
+    Raises:
+        TypeError: If one of them is of the wrong type.
+        ValueError: If one is out of range, or cannot be had with this store.
+    """
+
+    @overload
+    def __init__(
+        self: RedisStreamStore[str],
+        stream: str = "tornadose",
+        *,
+        maxlen: int = 10_000,
+        inbox: int = 1024,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+        encode: None = None,
+        decode: None = None,
+        url: str | None = None,
+        **redis_kwargs: object,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        stream: str = "tornadose",
+        *,
+        maxlen: int = 10_000,
+        inbox: int = 1024,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+        encode: Encoder[T],
+        decode: Decoder[T],
+        url: str | None = None,
+        **redis_kwargs: object,
+    ) -> None: ...
+    def __init__(
+        self,
+        stream: str = "tornadose",
+        *,
+        maxlen: int = 10_000,
+        inbox: int = 1024,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+        encode: Encoder[T] | None = None,
+        decode: Decoder[T] | None = None,
+        url: str | None = None,
+        **redis_kwargs: object,
+    ) -> None:
+        check_size("maxlen", maxlen, at_least=1)
+        self._stream = check_name("stream", stream)
+        self._maxlen = maxlen
+        super().__init__(
+            inbox=inbox,
+            backlog=backlog,
+            policy=policy,
+            block_timeout=block_timeout,
+            max_subscribers=max_subscribers,
+            encode=encode,
+            decode=decode,
+            url=url,
+            redis_kwargs=redis_kwargs,
+        )
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._pages = PageReader(self._stream, self._decode, self._fanout.work)
+        self._history = StreamHistory(self._pages, self._new_pipeline(1))
+        self._placed = asyncio.Event()  # once it is known where the live messages begin
+        self._added: int | None = None  # entries, ever, up to the position of the fan-out
+
+    def _new_fanout(self) -> FanOut[T]:
+        return _StreamFanOut(self._limits)
+
+    async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
+        """Add a payload to the stream, and return its message.
+
+        The first time it waits for the reader, so that a program hears itself. It is
+        never sent twice. Cancelled, it may have been accepted.
+
+        Raises:
+            TypeError: If the event or the encoded payload is no string.
+            ValueError: If the event is no usable name, or the payload has a surrogate in it.
+            redis.exceptions.RedisError: If Redis cannot be reached, or refuses the
+                message: it was not accepted.
+            OutcomeUnknownError: If the reply was lost: it may have been accepted.
+            StoreClosedError: If the store is closed.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        if event is not None:
+            check_event(event)
+        fields: list[str | bytes] = ["data", check_text(self._encode(data)).encode()]
+        if event is not None:
+            fields += ["event", event]
+        reply = await self._put(("XADD", self._stream, "MAXLEN", "~", self._maxlen, "*", *fields))
+        self._fanout.accepted = max(self._fanout.accepted, position_of(reply))
+        return Message(data, bytes_of(reply).decode(), event)
+
+    def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
+        """Register, and deliver first what stands in the stream behind this id.
+
+        History is read in pages at the subscriber's pace, and does not count against
+        its backlog. Unless it is certain that nothing is missing, there is a gap:
+        ``expired``, ``unknown`` or ``restarted``. An empty id is none.
+
+        Raises:
+            TypeError: If the id is no string.
+            StoreClosedError: If the store is closed.
+            RuntimeError: In a thread or event loop that is not the store's.
+        """
+        check_cursor(after)
+        lane = self._admit(subscriber)
+        if lane is not None and after:
+            self._fanout.books.resumed += 1
+            lane.replay(StreamReplay(self._fanout, self._placed, self._history, after), after)
+
+    async def publish(self) -> None:
+        """Read the stream, and hand on what comes."""
+        await self._follow()
+
+    async def drain(self) -> None:
+        """Wait until what this process has submitted is read, and handed on."""
+        await super().drain()
+        await self._fanout.handed_on()
+
+    async def _let_go(self) -> None:
+        await self._history.close()
+        await super()._let_go()
+
+    # ---- the live messages
+
+    async def _place(self, call: Call) -> None:
+        """Let the live messages begin behind what stands in the stream now."""
+        info = await self._pages.info(call)
+        if not self._placed.is_set():
+            self._added = info.added
+            self._fanout.rewind(info.last)
+            self._placed.set()
+
+    async def _before_first_put(self) -> None:
+        if not self._placed.is_set():
+            try:
+                await self._place(self._out.call)
+            except OutcomeUnknownError as error:
+                raise Unreachable("not sent: Redis has not answered before") from error
+
+    async def _read(self, connection: Connection) -> None:
+        if not self._placed.is_set():
+            await self._place(connection.call)
+        certain_until = now()
+        while True:
+            left = certain_until - now()
+            page = await self._next_page(connection, left) if left > 0 else None
+            if page is None:
+                page = await self._certain_page(connection)
+                certain_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
+            self._fanout.skip(page.position)
+            self._added = page.added
+
+    async def _next_page(self, connection: Connection, seconds: float) -> StreamPage[T] | None:
+        """Hand on what comes next, unless something may be missing before it."""
+        position = self._fanout.position
+        page = await self._pages.next(connection.call, position, self._added, seconds)
+        if page is not None:
+            await self._hand_on(page.incoming, page.positions)
+        return page
+
+    async def _certain_page(self, connection: Connection) -> StreamPage[T]:
+        """Hand on what is there, and announce what is missing."""
+        position, accepted = self._fanout.position, self._fanout.accepted
+        page = await self._pages.certain(connection.call, position, self._added)
+        self._stand()
+        if page.hole is not None:
+            self._history.forget()
+            where = None if page.hole == "restarted" else page.position
+            await self._fanout.announce(page.hole, where)
+        await self._hand_on(page.incoming, page.positions)
+        if not page.full and page.position < accepted:  # Redis has lost the rest
+            self._history.forget()
+            if page.hole != "restarted":
+                await self._fanout.announce("restarted")
+            self._fanout.rewind(page.position)
+        return page
+
+    def _fall(self, error: Exception) -> None:
+        self._pages.read_less()  # as it may have been too much for the time limit
+        super()._fall(error)
+
+
+class _StreamFanOut(FanOut[T]):
+    """A fan-out whose positions are ids, of which it has not accepted all between."""
+
+    def statistics(self) -> Statistics:
+        statistics = super().statistics()
+        return replace(statistics, submitted=statistics.published)
+
+    def abandon_unpublished(self) -> int:
+        super().abandon_unpublished()
+        return 0  # what is in the stream is not lost
