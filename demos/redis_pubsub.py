@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from running import Page, redis, serving
 
 from tornadose import EventSource, RedisStore
@@ -15,7 +16,8 @@ async def publish(url: str) -> None:
     """Be a program that knows Redis, and nothing of Tornadose."""
     client = Redis.from_url(url)
     for number in range(1 << 62):
-        await client.execute_command("PUBLISH", "tornadose", f"{number} from another program")
+        with suppress(RedisError):  # while Redis is out of reach
+            await client.execute_command("PUBLISH", "tornadose", f"{number} from another program")
         await asyncio.sleep(1)
 
 

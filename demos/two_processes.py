@@ -9,9 +9,10 @@ from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 
+from redis.exceptions import RedisError
 from running import Page, redis, serving
 
-from tornadose import EventSource, RedisStreamStore
+from tornadose import EventSource, OutcomeUnknownError, RedisStreamStore
 
 
 async def serve(redis_url: str) -> None:
@@ -29,7 +30,10 @@ async def serve(redis_url: str) -> None:
         number = 0
         while not stopped.is_set():
             number += 1
-            await store.submit(f"{number} from process {os.getpid()}")
+            try:
+                await store.submit(f"{number} from process {os.getpid()}")
+            except (RedisError, OutcomeUnknownError) as error:  # while Redis is out of reach
+                print(f"{number}: {error}", file=sys.stderr)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), 1)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from servers import Server
+
 DEMOS = Path(__file__).parents[2] / "demos"
 DEADLINE = 20.0  # seconds; generous, as it is only waited for by a test that fails
 
@@ -41,11 +43,12 @@ class Demo:
 
 
 @asynccontextmanager
-async def running(name: str) -> AsyncGenerator[Demo]:
+async def running(name: str, *options: str) -> AsyncGenerator[Demo]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(DEMOS / name),
         "--port=0",
+        *options,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONWARNINGS": "error", "PYTHONASYNCIODEBUG": "1"},
@@ -156,6 +159,22 @@ async def test_who_loses_one_of_two_processes_goes_on_at_the_other_without_a_hol
         for counted in numbers.values():
             assert counted == list(range(counted[0], counted[0] + len(counted)))
         assert await demo.interrupt() == (0, "")
+
+
+@pytest.mark.parametrize("name", ["redis_pubsub.py", "two_processes.py"])
+async def test_a_demo_goes_on_when_redis_is_back(name: str, server: Server) -> None:
+    async with (
+        running(name, f"--redis-url=redis://127.0.0.1:{server.port}") as demo,
+        httpx.AsyncClient(timeout=DEADLINE) as client,
+        client.stream("GET", demo.url + "stream") as stream,
+    ):
+        assert "started a Valkey server" not in demo.printed
+        lines = stream.aiter_lines()
+        assert len([line async for line in _until(lines, 2)]) == 2
+        server.kill()
+        await server.start()
+        assert len([line async for line in _until(lines, 4)]) == 4
+        assert (await demo.interrupt())[0] == 0
 
 
 def _number(line: str) -> int:
