@@ -14,6 +14,7 @@ from .pipeline import Command
 
 __all__ = (
     "Call",
+    "Entry",
     "StreamInfo",
     "are_entries",
     "checked_position_of",
@@ -23,6 +24,7 @@ __all__ = (
     "together",
 )
 
+Entry: TypeAlias = tuple[bytes, Sequence[bytes]]  # its id and its fields
 Call: TypeAlias = Callable[[Sequence[Command]], Awaitable[Sequence[object]]]
 
 PART = 1 << 64  # the two parts of an id are below it
@@ -113,8 +115,8 @@ def payload_of(fields: Sequence[bytes]) -> tuple[bytes, str | None]:
     return named[b"data"], named.get(b"event", b"").decode() or None
 
 
-def are_entries(reply: Sequence[object]) -> TypeGuard[Sequence[tuple[bytes, Sequence[bytes]]]]:
-    """Tell whether these are entries, each an id and its fields, by looking at the first."""
+def are_entries(reply: Sequence[object]) -> TypeGuard[Sequence[Entry]]:
+    """Tell whether these are entries, by looking at the first."""
     if not reply:
         return True
     cursor, fields = array_of(reply[0])

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Generic
 
 from redis.exceptions import ResponseError
@@ -18,6 +19,7 @@ from .broker import Decoder, Incoming
 from .connection import array_of
 from .entries import (
     Call,
+    Entry,
     StreamInfo,
     are_entries,
     cursor_of,
@@ -32,9 +34,9 @@ log = logging.getLogger("tornadose")
 
 T = TypeVar("T", default=str)
 
-FIRST_PAGE, PAGE = 10, 100  # entries that are read together, at first and at most
+FIRST_PAGE, PAGE = 10, 200  # entries that are read together, at first and at most
 PAGE_BYTES = 1 << 20  # at which a page ends
-LARGE = 1 << 16  # bytes, from which on a page is decoded with pauses
+AT_ONCE = 8  # entries that are decoded without a look at the time
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
 POISONED = 1024  # entries of which it is remembered that they were logged
 
@@ -142,25 +144,22 @@ class PageReader(Generic[T]):
         """Make messages of entries, up to the size of a page, and adapt how many are read."""
         if not are_entries(entries):
             raise ResponseError(f"expected entries, not {entries!r}")
-        incoming: list[Incoming[T]] = []
-        cursors: list[bytes] = []
-        size = 0
-        for cursor, fields in entries:
-            incoming.append(self._incoming(cursor, fields))
-            cursors.append(cursor)
-            size += ENTRY_BYTES + sum(map(len, fields))
-            if size > PAGE_BYTES:
-                break
-            if size > LARGE and self._work.enough():  # where decoding takes its time
-                await self._work.rest()
-        if cursors:
-            position = position_of(cursors[-1])
-        full = len(entries) >= count or len(cursors) < len(entries)
-        if size > PAGE_BYTES:
-            self._count = max(1, len(cursors))
+        full = len(entries) >= count
+        size = size_of(entries)
+        if size > PAGE_BYTES and len(entries) > 1:
+            entries, full = entries[: fitting(entries)], True
+            self._count = len(entries)
         elif full:
             self._count = min(PAGE, 2 * count)
-        return StreamPage(incoming, cursors, position, full=full, size=size)
+        incoming: list[Incoming[T]] = []
+        for start in range(0, len(entries), AT_ONCE):
+            incoming.extend(self._incoming(*entry) for entry in entries[start : start + AT_ONCE])
+            if self._work.enough():  # as decoding may take its time
+                await self._work.rest()
+        cursors = [cursor for cursor, _ in entries]
+        if cursors:
+            position = position_of(cursors[-1])
+        return StreamPage(incoming, cursors, position, full=full, size=min(size, PAGE_BYTES))
 
     def _incoming(self, cursor: bytes, fields: Sequence[bytes]) -> Incoming[T]:
         try:
@@ -177,6 +176,18 @@ class PageReader(Generic[T]):
             )
             self._poisoned.append(cursor)
             return "poisoned"
+
+
+def size_of(entries: Sequence[Entry]) -> int:
+    """Return about how many bytes entries take."""
+    content = sum(map(len, chain.from_iterable(fields for _, fields in entries)))
+    return content + ENTRY_BYTES * len(entries)
+
+
+def fitting(entries: Sequence[Entry]) -> int:
+    """Return how many entries fit a page; one does, however large it is."""
+    sizes = accumulate(size_of([entry]) for entry in entries)
+    return max(1, sum(size <= PAGE_BYTES for size in sizes))
 
 
 class _Positions:
