@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from time import monotonic
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from .history import Replay
@@ -165,12 +166,15 @@ class FanOut(Generic[T]):
     async def _offer_all(self, batch: Batch[T], positions: Positions) -> None:
         """Offer the batch to every lane, also when cancelled, but then without a pause."""
         full: Full[T] = []
-        size, first = len(batch), positions[0]
+        work, size, first = self.work, len(batch), positions[0]
+        taken = 0  # of messages, not yet in the books
         cancelled: asyncio.CancelledError | None = None
         for lane in tuple(self._lanes.values()):
-            if self.work.enough() and cancelled is None:
+            if monotonic() > work.until and work.enough() and cancelled is None:
+                self.books.took(taken)
+                taken = 0
                 try:
-                    await self.work.rest()
+                    await work.rest()
                 except asyncio.CancelledError as error:
                     cancelled = error
             part = batch
@@ -179,11 +183,12 @@ class FanOut(Generic[T]):
                 if not part:
                     continue
             if not lane.behind and lane.take(part):
-                self.books.took(size if part is batch else len(part))
+                taken += size if part is batch else len(part)
             elif self._newest is not None:
                 lane.replay(self._newest())
             elif (rest := lane.keep(part)) is not None:
                 full.append((lane, deque(rest)))
+        self.books.took(taken)
         await self._wait_for_room(full, cancelled)
 
     async def _wait_for_room(

@@ -16,27 +16,31 @@ CANCELLATION = 1.0  # seconds that a cancelled task may take to end
 
 
 class Work:
-    """Counts the time since the event loop last had its turn, for all who share it."""
+    """Counts the time since the event loop last had its turn, for all who share it.
 
-    __slots__ = ("_until",)
+    Attributes:
+        until: When it is time to rest; 0 while the loop has its turn.
+    """
+
+    __slots__ = ("until",)
 
     def __init__(self) -> None:
-        self._until: float | None = None  # while the loop has its turn
+        self.until = 0.0
 
     def enough(self) -> bool:
         """Tell whether it is time to `rest`. The first to ask begins the count."""
         now = monotonic()
-        if self._until is None:
-            self._until = now + WORK_SLICE
+        if not self.until:
+            self.until = now + WORK_SLICE
             asyncio.get_running_loop().call_soon(self._turned)
-        return now > self._until
+        return now > self.until
 
     async def rest(self) -> None:
         """Give the event loop its turn."""
         await asyncio.sleep(0)
 
     def _turned(self) -> None:
-        self._until = None
+        self.until = 0.0
 
 
 async def cancel(*tasks: asyncio.Future[Any]) -> None:
