@@ -193,8 +193,8 @@ class Batch(Sequence[Message[T_co]]):
     def render(self, fmt: Callable[[Message[T_co]], bytes], /) -> bytes | None:
         """Return all messages in this format, one after the other, joined at most once.
 
-        Returns ``None`` for several messages that are more than 256 KiB together:
-        these are better written one at a time.
+        Returns ``None`` for several messages that are written one at a time: more than
+        256 KiB together, or in a format whose attribute ``joins`` is false.
 
         Raises:
             PoisonedError: If one of them cannot be encoded.
@@ -206,8 +206,8 @@ class Batch(Sequence[Message[T_co]]):
 
     def _join(self, fmt: Callable[[Message[T_co]], bytes]) -> bytes | None:
         parts = [message.render(fmt) for message in self._messages]
-        too_large = len(parts) > 1 and sum(map(len, parts)) > BATCH_BYTES
-        return None if too_large else b"".join(parts)
+        joins = getattr(fmt, "joins", True) and sum(map(len, parts)) <= BATCH_BYTES
+        return b"".join(parts) if joins or len(parts) == 1 else None
 
 
 def numbered(data: T, cursor: str, event: str | None) -> Message[T]:

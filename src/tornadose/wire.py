@@ -116,16 +116,20 @@ def text_frame(payload: bytes) -> bytes:
 class Format(Generic[T]):
     """A way to make bytes of a message, known by its identity.
 
+    Attributes:
+        joins: Whether the bytes of several messages may stand together.
+
     Args:
         frame: Makes the bytes of the message and its text.
         encode: Makes the text of the payload.
     """
 
-    __slots__ = ("__weakref__", "_encode", "_frame")
+    __slots__ = ("__weakref__", "_encode", "_frame", "joins")
 
     def __init__(self, frame: Callable[[Message[T], str], bytes], encode: Encoder[T]) -> None:
         self._frame = frame
         self._encode = encode
+        self.joins = frame not in (websocket_object, websocket_text)
 
     def __call__(self, message: Message[T]) -> bytes:
         return self._frame(message, check_text(self._encode(message.data)))

@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from conftest import Logged
-from tornadose import Gap, Message, PoisonedError
+from tornadose import Batch, Gap, Message, PoisonedError
 from tornadose.wire import (
     Format,
     chunk,
@@ -131,3 +131,11 @@ def test_equal_methods_are_one_encoder_however_many_of_its_users_leave() -> None
     del first
     assert message.render(second) == b"data: x\n\n"
     assert event_stream(str.upper, chunked=True) is event_stream(str.upper, chunked=True)
+
+
+def test_only_payloads_that_tornado_compresses_are_written_one_at_a_time() -> None:
+    batch = Batch[object]([Message("x"), Message("y")])
+    assert batch.render(JSON) is None
+    assert batch[:1].render(JSON) == b'{"data":"x"}'
+    for joined in (STREAM, CHUNKS, FRAMES):
+        assert batch.render(joined) == batch[0].render(joined) + batch[1].render(joined)

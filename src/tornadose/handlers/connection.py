@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import sys
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
+from typing import TYPE_CHECKING
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream
 from tornado.iostream import StreamClosedError as ConnectionClosed
+
+if TYPE_CHECKING:
+    from tornado.websocket import WebSocketProtocol
 
 __all__ = ("SLICE", "Connection", "ConnectionClosed", "http1", "open_stream")
 
@@ -32,14 +35,15 @@ class Connection:
         stream: Of a request whose headers are written.
         write_timeout: Seconds in which the client must take the next 64 KiB.
         send_buffer: Size of the socket's send buffer, in bytes; ``None`` is the system's.
+        protocol: Of a WebSocket, where nothing may follow the closing frame.
 
     Raises:
         ConnectionClosed: If the client is gone.
     """
 
     __slots__ = (
-        "_at_once",
         "_ended",
+        "_protocol",
         "_queued",
         "_socket",
         "_stream",
@@ -48,20 +52,26 @@ class Connection:
         "_write_timeout",
     )
 
-    def __init__(self, stream: IOStream, write_timeout: float, send_buffer: int | None) -> None:
+    def __init__(
+        self,
+        stream: IOStream,
+        write_timeout: float,
+        send_buffer: int | None,
+        protocol: WebSocketProtocol | None = None,
+    ) -> None:
         if stream.socket is None:
             raise ConnectionClosed(stream.error)
         self._ended = False
+        self._protocol = protocol
         self._queued = 0  # calls of `write` that are not done
         self._stream = stream
         self._write_timeout = write_timeout
         self._turn: asyncio.Lock | None = None
         self._timer: asyncio.TimerHandle | None = None
         stream.set_nodelay(True)
-        self._socket = stream.socket
-        # What TLS has begun to send it must be offered again, and no less of it.
-        self._at_once = SLICE if isinstance(self._socket, SSLSocket) else sys.maxsize
-        _tune(self._socket, write_timeout, send_buffer)
+        sock = stream.socket
+        self._socket = _TLSSocket(sock) if isinstance(sock, SSLSocket) else sock
+        _tune(sock, write_timeout, send_buffer)
 
     @property
     def writing(self) -> bool:
@@ -122,9 +132,10 @@ class Connection:
 
     def _send(self, data: bytes) -> None:
         """Write while nothing waits."""
+        if self._protocol is not None and self._protocol.server_terminated:
+            raise ConnectionClosed
         try:
-            at_once = data if len(data) <= self._at_once else memoryview(data)[: self._at_once]
-            sent = self._socket.send(at_once)
+            sent = self._socket.send(data)
         except NOT_NOW:
             sent = 0
         except OSError as error:
@@ -155,6 +166,18 @@ class Connection:
     def _expire(self) -> None:
         log.info("a client does not read; its connection is closed")
         self._stream.close()
+
+
+class _TLSSocket:
+    """Offers no more than a slice: what TLS has begun to send, it must be offered again."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, sock: SSLSocket) -> None:
+        self._socket = sock
+
+    def send(self, data: bytes) -> int:
+        return self._socket.send(memoryview(data)[:SLICE])
 
 
 def _tune(sock: socket.socket, write_timeout: float, send_buffer: int | None) -> None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tornado.websocket import WebSocketClosedError, WebSocketHandler, WebSocketProtocol
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from typing_extensions import TypeVar
 
-from ..messages import Batch, Gap, Message
+from ..messages import Gap, Message
 from ..protocols import Released
 from ..wire import gap_object, text_frame, websocket_frame, websocket_json
-from .base import Options
 from .connection import SLICE, Connection, ConnectionClosed
 from .streaming import StreamingHandler
-
-if TYPE_CHECKING:
-    from tornado.iostream import IOStream
 
 __all__ = ("WebSocketSubscriber",)
 
@@ -55,9 +51,9 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
             return
         options = self._options
         self._compressed = self.get_compression_options() is not None
-        kind = _CompressedConnection if self._compressed else _WebSocketConnection
+        kind = _CompressedConnection if self._compressed else Connection
         self._start(
-            kind(self.ws_connection, stream, options),
+            kind(stream, options.write_timeout, options.send_buffer, self.ws_connection),
             (websocket_json if self._compressed else websocket_frame)(options.encode),
         )
         self._subscribe()
@@ -74,12 +70,6 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
         if not self._subscribable:
             raise RuntimeError(f"{self!r} is not open yet: submit after super().open()")
         return await super().submit(data, event=event)
-
-    def publish_nowait(self, batch: Batch[T], /) -> bool:
-        """Write all messages to the socket, or none; compressed, one at a time."""
-        if self._compressed and len(batch) > 1:
-            return False
-        return super().publish_nowait(batch)
 
     def _finishing(self, flushed: asyncio.Future[None]) -> None:
         if self.get_status() != SWITCHING_PROTOCOLS:  # the handshake ends nothing
@@ -111,30 +101,13 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
             self.close(TRY_AGAIN_LATER, reason)
 
 
-class _WebSocketConnection(Connection):
-    """Writes frames until the closing handshake begins."""
-
-    __slots__ = ("_protocol",)
-
-    def __init__(
-        self, protocol: WebSocketProtocol, stream: IOStream, options: Options[Any]
-    ) -> None:
-        super().__init__(stream, options.write_timeout, options.send_buffer)
-        self._protocol = protocol
-
-    def _send(self, data: bytes) -> None:
-        if self._protocol.client_terminated or self._protocol.server_terminated:
-            raise ConnectionClosed
-        super()._send(data)
-
-
-class _CompressedConnection(_WebSocketConnection):
+class _CompressedConnection(Connection):
     """Lets Tornado compress each payload, as the state of the compressor is the client's."""
 
     __slots__ = ()
 
     def _send(self, data: bytes) -> None:
-        if self._protocol.is_closing():
+        if self._protocol is None or self._protocol.is_closing():
             raise ConnectionClosed
         try:
             written = self._protocol.write_message(data)
