@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import BINARIES, Server, running
+from servers import BINARIES, KINDS, Server, running
 from support import eventually
 
 
@@ -100,7 +100,7 @@ async def _nothing_left(anyio_backend: object, logged: Logged) -> AsyncIterator[
             raise AssertionError(f"left behind: {left}") from None
 
 
-@pytest.fixture(params=os.environ.get("TORNADOSE_SERVERS", "valkey redis").split())
+@pytest.fixture(params=KINDS)
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
     """Run a server that keeps everything through a kill, once of each kind that there is."""
     if BINARIES[request.param] is None:

