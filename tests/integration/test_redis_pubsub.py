@@ -696,23 +696,6 @@ async def test_p6_a_refusal_is_redis_pys_own_error_and_the_store_goes_on(server:
 # ---- shutting down
 
 
-async def test_p7_closing_delivers_first_what_was_submitted_and_leaves_no_connection(
-    server: Server,
-) -> None:
-    store = store_at(server.port)
-    (told,) = registered(store)
-    told.running.clear()
-    await asyncio.gather(*(store.submit(str(n)) for n in range(500)))
-    closing = asyncio.create_task(store.aclose())
-    await asyncio.sleep(0)
-    with pytest.raises(StoreClosedError):
-        await store.submit("late")
-    told.running.set()
-    await closing
-    assert told.events == [*map(str, range(500)), "closed"]
-    await all_gone(server)
-
-
 @pytest.mark.parametrize(
     ("happens", "known"), [(killed, True), (killed, False), (silent, True), (silent, False)]
 )
