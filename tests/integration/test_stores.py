@@ -55,6 +55,7 @@ class Case:
         kind: Of the server that it needs.
         latest_only: Whether it promises the latest value, and not every value.
         atomic: Whether a cancelled submit was not accepted.
+        on_arrival: Whether what is submitted is accepted only when it comes in.
         future: The gap for an id that comes after the last one, if it can resume.
         tell: What another program sends to put a payload there.
     """
@@ -64,6 +65,7 @@ class Case:
     kind: str | None = None
     latest_only: bool = False
     atomic: bool = False
+    on_arrival: bool = False
     future: GapReason | None = None
     tell: Callable[[str, str | bytes], Command] | None = None
 
@@ -95,7 +97,10 @@ def add(place: str, payload: str | bytes) -> Command:
 CASES = [
     Case("DataStore", data_store, latest_only=True, atomic=True),
     Case("QueueStore", queue_store, atomic=True, future="unknown"),
-    *(Case(f"RedisStore-{kind}", redis_store, kind, tell=publish) for kind in KINDS),
+    *(
+        Case(f"RedisStore-{kind}", redis_store, kind, on_arrival=True, tell=publish)
+        for kind in KINDS
+    ),
     *(
         Case(f"RedisStreamStore-{kind}", stream_store, kind, future="restarted", tell=add)
         for kind in KINDS
@@ -400,6 +405,28 @@ async def test_p2_who_comes_and_goes_in_a_burst_gets_each_message_of_its_time_on
         assert len(staying) == 40
         assert sum(stay.had or 0 for stay in stays) > 50
         assert balanced(store.statistics())
+
+
+@every_queue
+async def test_p2_what_was_accepted_before_is_not_for_a_newcomer_though_it_still_waits(
+    site: Site,
+) -> None:
+    async with site.store(backlog=1, policy="block", block_timeout=DEADLINE) as store:
+        holds = stalled()
+        store.register(holds)
+        for text in numbers(20):
+            await store.submit(text)
+        arrived = 20 * site.case.on_arrival
+        await eventually(lambda: store.statistics().submitted >= arrived)
+        assert store.statistics().published < 20
+        newcomers = [Told[str](), Eager()]
+        for newcomer in newcomers:
+            store.register(newcomer)
+        await store.submit("new")
+        holds.running.set()
+        await all_have("new", holds, *newcomers)
+        assert [newcomer.events for newcomer in newcomers] == [["new"]] * 2
+        assert holds.events == [*numbers(20), "new"]
 
 
 @every_store

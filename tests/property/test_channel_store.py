@@ -12,7 +12,7 @@ from itertools import count
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
@@ -259,6 +259,7 @@ STEPS = st.one_of(
 )
 
 
+@settings(phases=[Phase.reuse, Phase.generate])  # outages take their time: shrinking, minutes
 @given(st.lists(STEPS, min_size=5, max_size=30), st.sampled_from(["block", "disconnect"]))
 def test_p1_p2_p10_all_arrives_in_order_or_an_outage_is_told_once_where_the_hole_is(
     port: int, steps: list[tuple[str, int]], policy: Literal["block", "disconnect"]
