@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import signal
@@ -104,16 +105,18 @@ async def running(kind: str, folder: Path, *options: str) -> AsyncGenerator[Serv
 
 
 class Proxy:
-    """Stands between a store and its server, and can cut, hold and swallow what passes.
+    """Stands between a store and its server, and can cut, hold, slow down and swallow what passes.
 
     Attributes:
         port: Where to connect to.
         connections: How many have been made.
+        rate: Bytes that pass in a second, over each connection in each direction.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.connections = 0
+        self.rate = math.inf
         self._target = target
         self._open = asyncio.Event()
         self._open.set()
@@ -163,6 +166,7 @@ class Proxy:
                     break
                 sink.write(data)
                 await sink.drain()
+                await asyncio.sleep(len(data) / self.rate)
         except OSError:
             pass
         finally:

@@ -168,7 +168,7 @@ class Eager(Told[T]):
 
 
 @asynccontextmanager
-async def no_stall() -> AsyncGenerator[None]:
+async def no_stall(limit: float = STALL) -> AsyncGenerator[None]:
     """See that nobody works for long while others wait for a turn of the event loop.
 
     It is the time of the processor that counts: the machine may be busy.
@@ -188,7 +188,7 @@ async def no_stall() -> AsyncGenerator[None]:
     finally:
         task.cancel()
         await asyncio.wait({task})
-    assert longest < STALL
+    assert longest < limit
 
 
 # ---- what other programs add
@@ -1145,3 +1145,35 @@ async def test_p7_a_store_needs_three_connections_at_most_and_leaves_none(server
         await eventually(lambda: all(told.got[-1:] == ["a"] for told in subscribers))
         assert len(await server.clients()) == 3
     assert await server.clients() == []
+
+
+async def test_p8_over_a_slow_link_a_page_that_takes_too_long_is_read_in_smaller_parts(
+    server: Server,
+) -> None:
+    await fill(server, 150)  # so that the pages become as long as they may
+    await fill(server, 110, 100_000 * "x")  # which is 1 s, and 0.5 s for half a page
+    stream = await entries(server)
+    async with proxied(server.port) as proxy, store_on(proxy.port, SHORT) as store:
+        proxy.rate = 10_000_000
+        reader = Told[str]()
+        store.resume(reader, "0-0")
+        await eventually(lambda: len(reader.got) == 260)
+        assert proxy.connections > 2
+        await store.submit("last")
+        await eventually(lambda: reader.got[-1] == "last")
+        assert seen(reader)[:-1] == stream
+        assert reader.events == reader.got
+
+
+async def test_p3_decoding_a_page_leaves_the_loop_its_turns(server: Server) -> None:
+    def slowly(text: str) -> str:
+        end = time.thread_time() + 0.001
+        while time.thread_time() < end:
+            continue
+        return text
+
+    await fill(server, 350, 1000 * "x")  # until the pages have 100, which is 100 ms of work
+    async with store_on(server.port, encode=str, decode=slowly) as store, no_stall(0.05):
+        reader = Told[str]()
+        store.resume(reader, "0-0")
+        await eventually(lambda: len(reader.got) == 350)
