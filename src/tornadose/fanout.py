@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import asdict
 from time import monotonic
 from typing import Generic, Protocol, TypeAlias, TypeVar
@@ -21,7 +21,7 @@ from .lanes import BEYOND, Lane, Limits, tell_release
 from .messages import Batch, GapReason, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
-from .tasks import Work, cancel
+from .tasks import Work, cancel, new_task
 
 __all__ = ("FanOut", "Positions")
 
@@ -248,34 +248,38 @@ class FanOut(Generic[T]):
                 lane.fence = position
 
     async def release_all(self, reason: Released) -> None:
-        for lane in tuple(self._lanes.values()):
-            lane.release(reason)
-            if self.work.enough():
-                await self.work.rest()
+        await self._each(self._lanes.values(), lambda lane: lane.release(reason))
 
     async def finish(self) -> None:
         """Deliver what is pending, release everybody, and wait until they have left."""
-        for lane in tuple(self._lanes.values()):
-            lane.finish()
-            if self.work.enough():
-                await self.work.rest()
+        await self._each(self._lanes.values(), lambda lane: lane.finish())
         while self._lanes or self._leaving:
             self._left.clear()
             await self._left.wait()
 
     async def abort(self) -> None:
         """Release those who are still there, and wait until no pump is left."""
-        stragglers = tuple(self._leaving.values())
+        lanes = (*self._leaving.values(), *self._lanes.values())
         self._leaving.clear()
-        for lane in stragglers:
-            tell_release(lane.subscriber, "timeout")
-            if self.work.enough():
-                await self.work.rest()
-        await self.release_all("timeout")
-        await cancel(*self._pumps)
+        try:
+            await self._each(lanes, lambda lane: lane.time_out())
+        finally:
+            await cancel(*self._pumps)
+
+    async def _each(self, lanes: Iterable[Lane[T]], act: Callable[[Lane[T]], None]) -> None:
+        """Do this to all of them, also when cancelled, but then without a pause."""
+        left = deque(lanes)
+        try:
+            while left:
+                act(left.popleft())
+                if self.work.enough():
+                    await self.work.rest()
+        finally:
+            while left:
+                act(left.popleft())
 
     def start(self, pump: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(pump)
+        task = new_task(pump)
         self._pumps.add(task)
         task.add_done_callback(self._pumps.discard)
         return task

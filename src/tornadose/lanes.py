@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from .capabilities import hears_gaps, hears_release, leaves_slowly, takes_batches
@@ -211,8 +212,15 @@ class Lane(Generic[T]):
         self.close()
         self._fanout.forget(self)
         tell_release(self.subscriber, reason)
-        if reason == "closed" and leaves_slowly(self.subscriber) and self.subscriber.leaving():
+        if reason == "closed" and is_leaving(self.subscriber):
             self._fanout.await_leaving(self)
+
+    def time_out(self) -> None:
+        """Let go of the subscriber, also if its goodbye is still on its way."""
+        if self.closed:
+            tell_release(self.subscriber, "timeout")
+        else:
+            self.release("timeout")
 
     def close(self) -> None:
         """Begin no further delivery, and interrupt the one under way."""
@@ -245,7 +253,15 @@ class Lane(Generic[T]):
     def _ensure_pump(self) -> None:
         if self._pump is None:
             self._pump = self._fanout.start(self._run())
+            self._pump.add_done_callback(self._make_sure)
             self.behind = True
+
+    def _make_sure(self, pump: asyncio.Task[None]) -> None:
+        """Let nobody wait for a pump that was cancelled before its first step."""
+        if self._pump is pump:
+            self._pump = None
+            self.behind = False
+            self.release("failed")
 
     async def _run(self) -> None:
         """Be the pump: deliver history, then the backlog until it is empty."""
@@ -345,7 +361,10 @@ class Lane(Generic[T]):
         books = self._fanout.books
         self._waiting -= 1
         try:
-            await self.subscriber.publish(message)
+            publishing = self.subscriber.publish(message)
+            if not isawaitable(publishing):
+                raise TypeError(f"publish returned {publishing!r}: is it no `async def`?")
+            await publishing
         except PoisonedError:
             books.pending -= 1
             books.poisoned += 1
@@ -375,10 +394,26 @@ class Lane(Generic[T]):
 
     def _fail(self, error: BaseException) -> None:
         if self.closed:
-            log.debug("publishing to %r failed, but it had left", self.subscriber, exc_info=error)
+            gone = isinstance(error, (OSError, asyncio.CancelledError))  # as a closed connection
+            log.log(
+                logging.DEBUG if gone else logging.ERROR,
+                "publishing to %r failed after it had left",
+                self.subscriber,
+                exc_info=error,
+            )
         else:
             log.error("publishing to %r failed", self.subscriber, exc_info=error)
             self.release("failed")
+
+
+def is_leaving(subscriber: Subscriber[T]) -> bool:
+    """Ask a subscriber that takes leave slowly whether it is still at it."""
+    if leaves_slowly(subscriber):
+        try:
+            return subscriber.leaving()
+        except Exception:
+            log.exception("leaving() of %r failed", subscriber)
+    return False
 
 
 def tell_release(subscriber: Subscriber[T], reason: Released) -> None:

@@ -44,7 +44,8 @@ def subscribe(
 
     Raises:
         TypeError: If ``after`` is no string, or ``on_gap`` cannot be called.
-        RuntimeError: In the iteration, if it was not entered with ``async with``.
+        RuntimeError: In the iteration, if it was not entered with ``async with``; on
+            entering it again.
         GapError: In the iteration, at a gap.
         ReleasedError: In the iteration, when the store has let go of it before its end.
         StoreClosedError: On entering, if the store is closed.
@@ -71,6 +72,8 @@ class _Subscription(Generic[T]):
         self._entered = False
 
     async def __aenter__(self) -> AsyncIterator[Message[T]]:
+        if self._entered:
+            raise RuntimeError("it was entered before: subscribe(store) anew")
         self._entered = True
         if not self._after:
             self._source.register(self)
@@ -89,6 +92,7 @@ class _Subscription(Generic[T]):
     ) -> None:
         self._source.deregister(self)
         self._released = self._released or "closed"
+        self._filled.set()
 
     def __aiter__(self) -> AsyncIterator[Message[T]]:
         return self

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ("Work", "cancel", "is_cancelled")
+__all__ = ("Work", "cancel", "is_cancelled", "new_task")
 
 log = logging.getLogger("tornadose")
+
+T = TypeVar("T")
 
 WORK_SLICE = 0.01  # seconds of work between two turns of the event loop
 CANCELLATION = 1.0  # seconds that a cancelled task may take to end
@@ -41,6 +44,11 @@ class Work:
 
     def _turned(self) -> None:
         self.until = 0.0
+
+
+def new_task(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Run it as a task whose first step comes later, also where tasks start eagerly."""
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop())
 
 
 async def cancel(*tasks: asyncio.Future[Any]) -> None:

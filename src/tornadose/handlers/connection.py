@@ -122,7 +122,7 @@ class Connection:
 
     def watch(self) -> None:
         """Give the client the time limit also for what Tornado has written by itself."""
-        if self._timer is None and self._stream.writing():
+        if self._timer is None and not self._stream.closed() and self._stream.writing():
             self._watch(self._stream.write(b""))
 
     def append(self, data: bytes) -> None:
@@ -160,8 +160,7 @@ class Connection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._stream.writing():
-            self._timer = asyncio.get_running_loop().call_later(self._write_timeout, self._expire)
+        self.watch()
 
     def _expire(self) -> None:
         log.info("a client does not read; its connection is closed")

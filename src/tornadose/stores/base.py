@@ -22,7 +22,7 @@ from ..lanes import Lane, Limits, Policy
 from ..messages import BATCH, Batch, Message, check_cursor, check_message
 from ..protocols import Released, Subscriber
 from ..statistics import Statistics
-from ..tasks import cancel, is_cancelled
+from ..tasks import cancel, is_cancelled, new_task
 
 __all__ = ("BaseStore",)
 
@@ -243,9 +243,17 @@ class BaseStore(ABC, Generic[T]):
                     "%r is closed before everybody had everything, after %s s", self, timeout
                 )
             finally:
-                await self._stop_publishing()
-                self._abandon()
+                await self._clean_up()
+
+    async def _clean_up(self) -> None:
+        """Leave nothing behind, also when cancelled meanwhile."""
+        try:
+            await self._stop_publishing()
+        finally:
+            self._abandon()
+            try:
                 await self._fanout.abort()
+            finally:
                 await self._let_go()
 
     async def _drain_or_fail(self) -> None:
@@ -324,7 +332,7 @@ class BaseStore(ABC, Generic[T]):
         if self._is_closed:
             raise StoreClosedError(f"{self!r} is closed")
         if self._publishing is None:
-            self._publishing = asyncio.create_task(self._supervise())
+            self._publishing = new_task(self._supervise())
 
     async def _supervise(self) -> None:
         """Run `publish`, which should never end, and leave nobody hanging when it does."""

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 from ...exceptions import OutcomeUnknownError, StoreClosedError
 from ...messages import BATCH
-from ...tasks import cancel
+from ...tasks import cancel, new_task
 
 __all__ = ("Command", "Link", "Pipeline")
 
@@ -124,7 +124,7 @@ class Pipeline:
             raise closed()
         self._waiting.append(request)
         if self._sending is None:
-            self._sending = asyncio.create_task(self._send_all())
+            self._sending = new_task(self._send_all())
         return await request.replies
 
     def refuse(self) -> None:
