@@ -6,6 +6,8 @@ import asyncio
 from abc import abstractmethod
 from typing import Any
 
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application
 from typing_extensions import TypeVar
 
 from ..messages import Batch, Gap, Message, check_message
@@ -22,9 +24,18 @@ T = TypeVar("T", default=Any)
 class StreamingHandler(BaseHandler[T]):
     """A handler that writes every message to its connection."""
 
-    _connection: Connection | None = None
-    _opening: asyncio.Event | None = None
+    # Each delivery reads them, and would have to find a dictionary of its own in the cache.
+    __slots__ = ("_connection", "_format")
+
+    _connection: Connection | None
     _format: Format[T]
+    _opening: asyncio.Event | None = None
+
+    def __init__(
+        self, application: Application, request: HTTPServerRequest, **kwargs: Any
+    ) -> None:
+        self._connection = None
+        super().__init__(application, request, **kwargs)
 
     async def publish(self, message: Message[T], /) -> None:
         """Write one message, as soon as the earlier ones are with the socket.
