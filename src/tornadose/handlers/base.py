@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, fields
 from inspect import iscoroutinefunction
 from typing import Any, Generic, overload
@@ -170,9 +170,9 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         check_methods("store", store, "register", "deregister", "submit")
         return URLSpec(pattern, cls, {"store": store, **changed(given)}, name)
 
-    async def get(self, *args: str, **kwargs: str) -> None:
+    def get(self, *args: str, **kwargs: str) -> Coroutine[Any, Any, None]:
         """Subscribe, and hold the request until it is finished, closed or released."""
-        await self._hold()
+        return self._hold()
 
     @abstractmethod
     async def publish(self, message: Message[T], /) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from typing import Any
 
+from tornado.iostream import IOStream
 from typing_extensions import TypeVar
 
 from ..messages import Gap
@@ -34,20 +36,14 @@ class EventSource(StreamingHandler[T]):
 
     _streaming = False
 
-    async def get(self, *args: str, **kwargs: str) -> None:
+    def get(self, *args: str, **kwargs: str) -> Coroutine[Any, Any, None]:
         """Send the headers at once, subscribe, and stream until either side ends it."""
+        if open_stream(self.request) is not None:
+            self._send_headers()
         stream = open_stream(self.request)
-        if stream is None:
-            return
-        self._send_headers()
-        if stream.closed():  # which the headers have found out
-            return self._leave()
-        options = self._options
-        connection = Connection(stream, options.write_timeout, options.send_buffer)
-        if options.retry is not None:
-            connection.append(self._framed(retry_field(options.retry)))
-        self._start(connection, event_stream(options.encode, chunked=self._chunked))
-        await self._hold()
+        if stream is not None:  # or the headers have found nobody
+            self._start_stream(stream)
+        return self._hold()
 
     def head(self, *args: str, **kwargs: str) -> None:
         """Answer with the headers alone."""
@@ -56,6 +52,13 @@ class EventSource(StreamingHandler[T]):
     @property
     def _chunked(self) -> bool:
         return self.request.version == "HTTP/1.1"
+
+    def _start_stream(self, stream: IOStream) -> None:
+        options = self._options
+        connection = Connection(stream, options.write_timeout, options.send_buffer)
+        if options.retry is not None:
+            connection.append(self._framed(retry_field(options.retry)))
+        self._start(connection, event_stream(options.encode, chunked=self._chunked))
 
     def _send_headers(self) -> None:
         self.set_header("Content-Type", "text/event-stream")
