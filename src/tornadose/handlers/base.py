@@ -8,17 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, fields
 from inspect import iscoroutinefunction
-from typing import Any, Generic, overload
+from typing import Any, Generic, TypeVar, overload
 
 from tornado.routing import URLSpec
 from tornado.web import RequestHandler
-from typing_extensions import TypeVar
 
 from ..capabilities import resumes, targets
 from ..checks import check_methods, check_seconds, check_size
 from ..exceptions import StoreClosedError
 from ..messages import Message
 from ..protocols import Released, Store
+from ..typevars import T
 from .connection import ConnectionClosed, http1, open_stream
 
 __all__ = ("BaseHandler", "Options")
@@ -27,7 +27,6 @@ log = logging.getLogger("tornadose")
 
 SHORTEST_HEARTBEAT = 0.01  # seconds
 
-T = TypeVar("T", default=Any)
 P = TypeVar("P")
 
 

@@ -8,17 +8,16 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tornado.iostream import IOStream
-from typing_extensions import TypeVar
 
 from ..messages import Gap
 from ..protocols import Released
+from ..typevars import T
 from ..wire import COMMENT, chunk, event_stream, gap_event, retry_field
 from .connection import Connection, ConnectionClosed, open_stream
 from .streaming import StreamingHandler
 
 __all__ = ("EventSource",)
 
-T = TypeVar("T", default=Any)
 
 DEFAULT_RETRY = 3.0  # seconds, what browsers take about
 

@@ -8,17 +8,15 @@ from typing import Any
 
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
-from typing_extensions import TypeVar
 
 from ..messages import Batch, Gap, Message, check_message
+from ..typevars import T
 from ..wire import Format
 from .base import BaseHandler
 from .connection import Connection, ConnectionClosed
 from .heartbeat import heartbeat_of
 
 __all__ = ("StreamingHandler",)
-
-T = TypeVar("T", default=Any)
 
 
 class StreamingHandler(BaseHandler[T]):

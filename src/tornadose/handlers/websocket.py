@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any
 
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
-from typing_extensions import TypeVar
 
 from ..messages import Gap, Message
 from ..protocols import Released
+from ..typevars import T
 from ..wire import gap_object, text_frame, websocket_frame, websocket_json
 from .connection import SLICE, Connection, ConnectionClosed
 from .streaming import StreamingHandler
 
 __all__ = ("WebSocketSubscriber",)
 
-T = TypeVar("T", default=Any)
 
 SWITCHING_PROTOCOLS = 101  # HTTP status
 GOING_AWAY, INTERNAL_ERROR, TRY_AGAIN_LATER = 1001, 1011, 1013  # close codes

@@ -13,8 +13,6 @@ from types import TracebackType
 from typing import Any, Generic, Self
 from weakref import WeakSet
 
-from typing_extensions import TypeVar
-
 from ..checks import check_methods, check_seconds
 from ..exceptions import StoreClosedError
 from ..fanout import FanOut
@@ -23,12 +21,11 @@ from ..messages import BATCH, Batch, Message, check_cursor, check_message
 from ..protocols import Released, Subscriber
 from ..statistics import Statistics
 from ..tasks import cancel, is_cancelled, new_task
+from ..typevars import T_object as T
 
 __all__ = ("BaseStore",)
 
 log = logging.getLogger("tornadose")
-
-T = TypeVar("T", default=object)
 
 
 _guarded: WeakSet[Callable[..., Any]] = WeakSet()  # each submit that opens its store

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic
-
-from typing_extensions import TypeVar
+from typing import Generic
 
 from ..checks import check_size
 from ..exceptions import StoreFullError
@@ -14,11 +12,10 @@ from ..history import History, Page, Replay
 from ..lanes import Policy
 from ..messages import BATCH, Batch, GapReason, Message, check_cursor, check_event
 from ..protocols import Subscriber
+from ..typevars import T
 from .base import BaseStore, running_loop
 
 __all__ = ("DataStore", "QueueStore")
-
-T = TypeVar("T", default=Any)
 
 
 class DataStore(BaseStore[T], Generic[T]):
