@@ -1151,10 +1151,10 @@ async def test_p8_over_a_slow_link_a_page_that_takes_too_long_is_read_in_smaller
     server: Server,
 ) -> None:
     await fill(server, 150)  # so that the pages become as long as they may
-    await fill(server, 110, 100_000 * "x")  # which is 1 s, and 0.5 s for half a page
+    await fill(server, 110, 100_000 * "x")  # of which such a page takes 0.6 s
     stream = await entries(server)
     async with proxied(server.port) as proxy, store_on(proxy.port, SHORT) as store:
-        proxy.rate = 10_000_000
+        proxy.rate = 16_000_000
         reader = Told[str]()
         store.resume(reader, "0-0")
         await eventually(lambda: len(reader.got) == 260)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -26,6 +26,8 @@ CUT = "cut"  # stands in the log where the connections were
 LAST = "last"
 BREAKS = 2  # at most, as the store waits twice as long after each
 PATIENCE = 0.02  # seconds until a mark is taken for lost, and another one is published
+
+PUBLISH = "for _, data in ipairs(ARGV) do redis.call('PUBLISH', KEYS[1], data) end"
 
 channels = (f"channel {number}" for number in count())
 
@@ -151,10 +153,15 @@ class World:
         )
         assert books.delivered == sum(len(told.got) for told in subscribers)
 
-    async def published(self, data: str) -> None:
-        """Let another program publish."""
-        self.log.append(data)
-        await self.redis.execute_command("PUBLISH", self.channel, data)
+    async def published(self, *data: str) -> None:
+        """Let another program publish, all at a time."""
+        self.log += data
+        await self.redis.execute_command("EVAL", PUBLISH, 1, self.channel, *data)
+
+    async def calls(self) -> int:
+        """Return how often something was published on the server."""
+        stats: Any = await self.redis.execute_command("INFO", "commandstats")
+        return int(stats["cmdstat_publish"]["calls"])
 
     # ---- what may happen
 
@@ -167,8 +174,7 @@ class World:
                 self.uncertain.add(data)
 
     async def publish(self, number: int) -> None:
-        for _ in range(number):
-            await self.published(f"foreign {len(self.log)}")
+        await self.published(*(f"foreign {len(self.log) + n}" for n in range(number)))
 
     async def register(self, number: int) -> None:
         heard, got = len(self.witness.events), len(self.witness.got)
@@ -204,10 +210,27 @@ class World:
         """Break the connections, once they stand again after the time before."""
         if self.breaks < BREAKS:
             await self.mend(number)
-            self.log.append(CUT)
-            self.mended = False
-            self.breaks += 1
-            self.proxy.cut()
+            self.broken()
+
+    def broken(self) -> None:
+        self.log.append(CUT)
+        self.mended = False
+        self.breaks += 1
+        self.proxy.cut()
+
+    async def cut_before_the_reply(self, number: int) -> None:
+        """Break them when a message was published, and the store does not know yet."""
+        if self.breaks < BREAKS:
+            await self.mend(number)
+            await self.submit(1)  # so that the connection to write stands
+            before = await self.calls()
+            self.proxy.swallow_replies()
+            submitting = asyncio.create_task(self.submit(1))
+            while await self.calls() == before and not submitting.done():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            self.broken()
+            self.proxy.heal()
+            await submitting
 
     async def cut_for_longer(self, number: int) -> None:
         """Break them, and those that are opened next before anything has passed."""
@@ -248,11 +271,14 @@ STEPS = st.one_of(
             ("register", SMALL),
             ("deregister", ANY),
             ("stop", ANY),
+            ("stop", ANY),
             ("start", SMALL),
             ("turn", SMALL),
             ("read", SMALL),
+            ("read", SMALL),
             ("mend", SMALL),
             ("cut", SMALL),
+            ("cut_before_the_reply", SMALL),
             ("cut_for_longer", SMALL),
         )
     )
