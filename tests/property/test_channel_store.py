@@ -231,6 +231,7 @@ class World:
             self.broken()
             self.proxy.heal()
             await submitting
+            assert await self.calls() == before + 1, "sent twice"
 
     async def cut_for_longer(self, number: int) -> None:
         """Break them, and those that are opened next before anything has passed."""
@@ -285,9 +286,10 @@ STEPS = st.one_of(
 )
 
 
+@pytest.mark.timeout(600)
 @settings(phases=[Phase.reuse, Phase.generate])  # outages take their time: shrinking, minutes
 @given(st.lists(STEPS, min_size=5, max_size=30), st.sampled_from(["block", "disconnect"]))
-def test_p1_p2_p10_all_arrives_in_order_or_an_outage_is_told_once_where_the_hole_is(
+def test_p1_p2_p6_p10_all_arrives_in_order_or_an_outage_is_told_once_where_the_hole_is(
     port: int, steps: list[tuple[str, int]], policy: Literal["block", "disconnect"]
 ) -> None:
     records: list[logging.LogRecord] = []
