@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from inspect import isawaitable
 from math import isfinite
 
-__all__ = ("check_methods", "check_seconds", "check_size")
+__all__ = ("check_methods", "check_seconds", "check_size", "checked_awaitable")
 
 
 def check_size(name: str, value: object, at_least: int) -> None:
@@ -34,3 +36,10 @@ def check_methods(what: str, value: object, *names: str) -> None:
     for name in names:
         if not callable(getattr(value, name, None)):
             raise TypeError(f"{what}: {value!r} has no method {name}()")
+
+
+def checked_awaitable(published: object) -> Awaitable[object]:
+    """Return what a `publish` has returned, and refuse what cannot be awaited."""
+    if not isawaitable(published):
+        raise TypeError(f"publish returned {published!r}: it has to be `async def`")
+    return published

@@ -12,11 +12,10 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import isawaitable
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from .capabilities import hears_gaps, hears_release, leaves_slowly, takes_batches
-from .checks import check_seconds, check_size
+from .checks import check_seconds, check_size, checked_awaitable
 from .exceptions import PoisonedError
 from .history import Replay
 from .messages import BATCH, Batch, Gap, GapReason, Message
@@ -361,10 +360,7 @@ class Lane(Generic[T]):
         books = self._fanout.books
         self._waiting -= 1
         try:
-            publishing = self.subscriber.publish(message)
-            if not isawaitable(publishing):
-                raise TypeError(f"publish returned {publishing!r}: is it no `async def`?")
-            await publishing
+            await checked_awaitable(self.subscriber.publish(message))
         except PoisonedError:
             books.pending -= 1
             books.poisoned += 1

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, fields
+from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
+from weakref import WeakSet
 
 from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 
-from ..capabilities import resumes, targets
-from ..checks import check_methods, check_seconds, check_size
-from ..exceptions import StoreClosedError
-from ..messages import Message
-from ..protocols import Released, Store
+from ..capabilities import hears_gaps, resumes, targets
+from ..checks import check_methods, check_seconds, check_size, checked_awaitable
+from ..exceptions import PoisonedError, StoreClosedError
+from ..messages import Gap, Message
+from ..protocols import Released, Store, Subscriber
 from ..typevars import T
 from .connection import ConnectionClosed, http1, open_stream
 
@@ -28,6 +30,8 @@ log = logging.getLogger("tornadose")
 SHORTEST_HEARTBEAT = 0.01  # seconds
 
 P = TypeVar("P")
+
+_waiting: WeakSet[Callable[..., object]] = WeakSet()  # each publish for accepted requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +87,27 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     store: Store[T]
     _options: Options[T] = Options()
     _held: asyncio.Future[None] | None = None
-    _subscribable = False
+    _accepted = False  # whether the response may begin
+    _acceptance: asyncio.Event | None = None
     _early: tuple[Message[T], ...] = ()
     _released: Released | None = None
     _left = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let every `publish` wait until the request is accepted."""
+        super().__init_subclass__(**kwargs)
+        publish = cast("Callable[..., object]", cls.publish)
+        if publish in _waiting or getattr(publish, "__isabstractmethod__", False):
+            return
+
+        @wraps(publish)
+        async def accepted(self: BaseHandler[Any], message: Message[Any], /) -> None:
+            if not self._accepted:
+                await self._until_accepted()
+            await checked_awaitable(publish(self, message))
+
+        _waiting.add(accepted)
+        setattr(cls, "publish", accepted)  # noqa: B010 (the signature stays)
 
     def initialize(self, store: Store[T], *args: Any, **options: Any) -> None:
         """Take the store and the `Options`, by keyword, from the URL table.
@@ -169,13 +190,16 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         check_methods("store", store, "register", "deregister", "submit")
         return URLSpec(pattern, cls, {"store": store, **changed(given)}, name)
 
-    def get(self, *args: str, **kwargs: str) -> Coroutine[Any, Any, None]:
+    def get(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
         """Subscribe, and hold the request until it is finished, closed or released."""
         return self._hold()
 
     @abstractmethod
     async def publish(self, message: Message[T], /) -> None:
-        """Take one message, and return when ready for the next. Override this."""
+        """Take one message, and return when ready for the next. Override this.
+
+        It begins when the request is accepted, however early the handler was registered.
+        """
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Queue a payload for this subscriber alone, behind what it has not taken yet.
@@ -185,7 +209,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         subscriber is bypassed: the payload is published at once.
         """
         message = Message(data, event=event)
-        if not self._subscribable:
+        if not self._accepted:
             self._early = (*self._early, message)
         elif not (targets(self.store) and await self.store.deliver(self, message)):
             await self.publish(message)
@@ -196,7 +220,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         self._released = reason
         if reason == "timeout":
             self._abort()
-        elif self._subscribable:
+        elif self._accepted:
             self._say_goodbye(reason)
 
     def leaving(self) -> bool:
@@ -230,23 +254,43 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         http1(self.request).set_close_callback(self._lost)
         try:
             self._subscribe()
-            early, self._early = self._early, ()
-            for message in early:
-                if not (self._left or self._finished):
-                    await self._submit_early(message)
+            await self._submit_early()
             await self._held
         finally:
             self._leave()
 
-    async def _submit_early(self, message: Message[T]) -> None:
-        try:
-            await self.submit(message.data, event=message.event)
-        except ConnectionClosed:
-            log.debug("%r has left before it got what was meant for it alone", self)
+    def _accept(self) -> None:
+        """Let what is published reach the client from now on."""
+        self._accepted = True
+        if self._acceptance is not None:
+            self._acceptance.set()
+
+    async def _until_accepted(self) -> None:
+        while not self._accepted:
+            if self._left:
+                raise ConnectionClosed
+            if self._acceptance is None:
+                self._acceptance = asyncio.Event()
+            await self._acceptance.wait()
+
+    async def _submit_early(self) -> None:
+        """Queue what was submitted before the request was accepted."""
+        early, self._early = self._early, ()
+        for message in early:
+            if self._left or self._finished:
+                return
+            try:
+                await self.submit(message.data, event=message.event)
+            except ConnectionClosed:
+                log.debug("%r has left before it got what was meant for it alone", self)
+            except PoisonedError:  # which is logged
+                subscriber: Subscriber[T] = self
+                if hears_gaps(subscriber):
+                    await subscriber.publish_gap(Gap("poisoned"))
 
     def _subscribe(self) -> None:
         """Register, or resume, now that the request is accepted."""
-        self._subscribable = True
+        self._accept()
         if self._released is not None:
             return self._say_goodbye(self._released)
         cursor = self._cursor()
@@ -291,6 +335,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def _leave(self) -> None:
         """Deregister, and let the request end. Safe to call again."""
         self._left = True
+        if self._acceptance is not None:
+            self._acceptance.set()
         if self._held is not None and not self._held.done():
             self._held.set_result(None)
         store: Store[T] | None = getattr(self, "store", None)

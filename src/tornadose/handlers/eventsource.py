@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from typing import Any
 
 from tornado.iostream import IOStream
@@ -35,7 +35,7 @@ class EventSource(StreamingHandler[T]):
 
     _streaming = False
 
-    def get(self, *args: str, **kwargs: str) -> Coroutine[Any, Any, None]:
+    def get(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
         """Send the headers at once, subscribe, and stream until either side ends it."""
         if open_stream(self.request) is not None:
             self._send_headers()
@@ -44,9 +44,10 @@ class EventSource(StreamingHandler[T]):
             self._start_stream(stream)
         return self._hold()
 
-    def head(self, *args: str, **kwargs: str) -> None:
+    def head(self, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
         """Answer with the headers alone."""
         self._send_headers()
+        return None
 
     @property
     def _chunked(self) -> bool:

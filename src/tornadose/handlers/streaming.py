@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from typing import Any
 
@@ -27,7 +26,6 @@ class StreamingHandler(BaseHandler[T]):
 
     _connection: Connection | None
     _format: Format[T]
-    _opening: asyncio.Event | None = None
 
     def __init__(
         self, application: Application, request: HTTPServerRequest, **kwargs: Any
@@ -73,18 +71,14 @@ class StreamingHandler(BaseHandler[T]):
     def _start(self, connection: Connection, fmt: Format[T]) -> None:
         """Write to this connection from now on, also what was published before."""
         self._connection, self._format = connection, fmt
-        if self._opening is not None:
-            self._opening.set()
+        self._accept()
         if self._options.heartbeat is not None:
             heartbeat_of(self._options.heartbeat).add(self._beat)
 
     async def _opened(self) -> Connection:
-        while self._connection is None:
-            if self._left:
-                raise ConnectionClosed
-            if self._opening is None:
-                self._opening = asyncio.Event()
-            await self._opening.wait()
+        await self._until_accepted()
+        if self._connection is None:
+            raise ConnectionClosed
         return self._connection
 
     async def _write(self, connection: Connection, data: bytes) -> None:
@@ -107,9 +101,9 @@ class StreamingHandler(BaseHandler[T]):
     def _leave(self) -> None:
         if not self._left:
             self._left = True
-            if self._connection is not None and self._options.heartbeat is not None:
-                heartbeat_of(self._options.heartbeat).remove(self._beat)
-            self._connection = None
-            if self._opening is not None:
-                self._opening.set()
+            if self._connection is not None:
+                if self._options.heartbeat is not None:
+                    heartbeat_of(self._options.heartbeat).remove(self._beat)
+                self._connection = None
+                del self._format  # whose encoder may hold this handler
         super()._leave()

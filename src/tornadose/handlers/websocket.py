@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Any
 
+from tornado.ioloop import IOLoop
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from ..messages import Gap, Message
+from ..messages import Gap
 from ..protocols import Released
 from ..typevars import T
 from ..wire import gap_object, text_frame, websocket_frame, websocket_json
-from .connection import SLICE, Connection, ConnectionClosed
+from .connection import SLICE, Connection, ConnectionClosed, open_stream
 from .streaming import StreamingHandler
 
 __all__ = ("WebSocketSubscriber",)
@@ -34,18 +36,32 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
 
     _compressed = False
 
-    async def get(self, *args: str, **kwargs: str) -> None:
+    async def get(self, *args: Any, **kwargs: Any) -> None:
         """Shake hands, and stay until the connection is closed."""
         try:
             await WebSocketHandler.get(self, *args, **kwargs)
         finally:
             self._leave()
 
-    def open(self, *args: str, **kwargs: str) -> None:
+    def open(self, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
         """Subscribe. A subclass that overrides this calls it with ``super()``."""
-        if self.ws_connection is None or (stream := self.ws_connection.stream) is None:
-            return
-        if stream.closed():
+        if self._connection is not None:  # or nobody was left to shake hands with
+            self._subscribe()
+        return None
+
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
+        """Ignore what the client sends. Override it to listen."""
+
+    def _finishing(self, flushed: asyncio.Future[None]) -> None:
+        if self.get_status() == SWITCHING_PROTOCOLS:  # the handshake ends nothing
+            self._begin()
+        else:
+            super()._finishing(flushed)
+
+    def _begin(self) -> None:
+        """Write frames from now on, whatever `open` does."""
+        stream = open_stream(self.request)
+        if stream is None or self.ws_connection is None:
             return
         options = self._options
         self._compressed = self.get_compression_options() is not None
@@ -54,24 +70,9 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
             kind(stream, options.write_timeout, options.send_buffer, self.ws_connection),
             (websocket_json if self._compressed else websocket_frame)(options.encode),
         )
-        self._subscribe()
-
-    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
-        """Ignore what the client sends. Override it to listen."""
-
-    async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
-        """Queue a payload for this client alone, behind what it has not taken yet.
-
-        Raises:
-            RuntimeError: Before ``open`` of this class.
-        """
-        if not self._subscribable:
-            raise RuntimeError(f"{self!r} is not open yet: submit after super().open()")
-        return await super().submit(data, event=event)
-
-    def _finishing(self, flushed: asyncio.Future[None]) -> None:
-        if self.get_status() != SWITCHING_PROTOCOLS:  # the handshake ends nothing
-            super()._finishing(flushed)
+        if self._early:  # to go behind what `open` subscribes to
+            # Tornado's annotation says Callable, and not of what.
+            IOLoop.current().spawn_callback(self._submit_early)  # pyright: ignore[reportUnknownMemberType]
 
     def _render_gap(self, gap: Gap) -> bytes:
         payload = gap_object(gap)
