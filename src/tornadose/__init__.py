@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import stores
+from . import handlers, stores
 from .exceptions import (
     GapError,
     OutcomeUnknownError,
@@ -14,7 +14,7 @@ from .exceptions import (
     StoreFullError,
     TornadoseError,
 )
-from .handlers import BaseHandler, EventSource, WebSocketSubscriber
+from .handlers import BaseHandler, EventSource
 from .lanes import Policy
 from .messages import Batch, Gap, GapReason, Message
 from .protocols import (
@@ -35,6 +35,7 @@ from .stores import BaseStore, DataStore, QueueStore
 from .subscription import subscribe
 
 if TYPE_CHECKING:
+    from .handlers import WebSocketSubscriber as WebSocketSubscriber
     from .stores import RedisStore as RedisStore
     from .stores import RedisStreamStore as RedisStreamStore
 
@@ -74,9 +75,11 @@ __all__ = (
 
 __version__ = "1.0.0"
 
+_lazy = {"RedisStore": stores, "RedisStreamStore": stores, "WebSocketSubscriber": handlers}
+
 
 def __getattr__(name: str) -> object:
-    """Load the Redis stores when they are asked for (PEP 562)."""
-    if name in ("RedisStore", "RedisStreamStore"):
-        return getattr(stores, name)
+    """Load what imports much when it is asked for (PEP 562)."""
+    if name in _lazy:
+        return getattr(_lazy[name], name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

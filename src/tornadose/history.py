@@ -15,7 +15,7 @@ __all__ = ("History", "HistoryReplay", "Page", "Replay")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Page(Generic[T]):
     """A piece of history.
 

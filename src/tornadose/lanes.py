@@ -36,7 +36,7 @@ Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
 BEYOND = 1 << 256  # the fence of a lane that takes no live messages, or none yet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limits:
     """How much is kept for those who are behind, and what happens beyond.
 

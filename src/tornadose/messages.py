@@ -65,7 +65,7 @@ def _is_gone(key: object) -> bool:
     return isinstance(key, ref) and key() is None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Message(_Shared, Generic[T_co]):
     """A payload on its way from a store to its subscribers.
 

@@ -45,7 +45,7 @@ class Statistics:
     max_backlog: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Books:
     """The running counts that the lanes of one fan-out keep together."""
 
