@@ -12,7 +12,6 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import asdict
 from time import monotonic
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -78,7 +77,7 @@ class FanOut(Generic[T]):
         return Statistics(
             subscribers=len(self._lanes),
             submitted=self.accepted,
-            **asdict(self.books),
+            **vars(self.books),
         )
 
     def admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:

@@ -24,7 +24,7 @@ BATCH = 32  # messages that are encoded and written together, at most
 BATCH_BYTES = 1 << 18
 MANY_FORMATS = 8  # renderings, from which on it is worth looking for old ones
 _MISSING = b"not rendered yet"  # known by its identity
-_FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
+_FORBIDDEN = "[\r\n\0\ud800-\udfff]"
 
 
 class _Shared:
@@ -250,5 +250,5 @@ def _check_field(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a string, not {value!r}")
     if value and value.isprintable():  # as nearly all are, which is seen faster
         return
-    if not value or _FORBIDDEN.search(value):
+    if not value or re.search(_FORBIDDEN, value):
         raise ValueError(f"{name}: {value!r} is empty or has a newline, NUL or surrogate in it")

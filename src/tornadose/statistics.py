@@ -45,20 +45,19 @@ class Statistics:
     max_backlog: int = 0
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Books:
     """The running counts that the lanes of one fan-out keep together."""
 
-    published: int = 0
-    offered: int = 0
-    delivered: int = 0
-    dropped: int = 0
-    poisoned: int = 0
-    abandoned: int = 0
-    pending: int = 0
-    gaps: int = 0
-    resumed: int = 0
-    max_backlog: int = 0
+    published = 0
+    offered = 0
+    delivered = 0
+    dropped = 0
+    poisoned = 0
+    abandoned = 0
+    pending = 0
+    gaps = 0
+    resumed = 0
+    max_backlog = 0
 
     def took(self, count: int) -> None:
         """Count messages that a subscriber took when they were offered."""
