@@ -206,8 +206,8 @@ class Batch(Sequence[Message[T_co]]):
 
     def _join(self, fmt: Callable[[Message[T_co]], bytes]) -> bytes | None:
         parts = [message.render(fmt) for message in self._messages]
-        joins = getattr(fmt, "joins", True) and sum(map(len, parts)) <= BATCH_BYTES
-        return b"".join(parts) if joins or len(parts) == 1 else None
+        apart = not getattr(fmt, "joins", True) or sum(map(len, parts)) > BATCH_BYTES
+        return None if apart and len(parts) > 1 else b"".join(parts)
 
 
 def numbered(data: T, cursor: str, event: str | None) -> Message[T]:

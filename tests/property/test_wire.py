@@ -213,7 +213,7 @@ class Encoder:
         return self.returns
 
 
-def formats(encode: Callable[[Any], str] | None) -> list[Format]:
+def formats(encode: Callable[[Any], str] | None) -> list[wire.Format[Any]]:
     return [
         wire.event_stream(encode, chunked=False),
         wire.event_stream(encode, chunked=True),
@@ -281,7 +281,8 @@ def test_p5_a_message_is_encoded_once_per_format_for_all_batches_that_hold_it(
         for first, size in [(0, 4), *spans, (0, 4)]:
             fmt = formats(encode)[index]
             part = batch[first : first + size]
-            assert part.render(fmt) == b"".join(message.render(fmt) for message in part)
+            whole = b"".join(message.render(fmt) for message in part)
+            assert part.render(fmt) == (whole if fmt.joins or len(part) < 2 else None)
         assert encode.calls == number * len(batch)
 
 
