@@ -15,4 +15,4 @@ else:  # typing_extensions takes as long to import as half of this package
     from typing import TypeVar
 
     T = TypeVar("T")
-    T_object = TypeVar("T_object")
+    T_object = TypeVar("T")  # as it is shown

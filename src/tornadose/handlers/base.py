@@ -121,7 +121,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         """
         check_methods("store", store, "register", "deregister")
         self.store = store
-        self._options = Options(*args, **options)
+        if args or options:
+            self._options = Options(*args, **options)
 
     @overload
     @classmethod
