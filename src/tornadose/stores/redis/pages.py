@@ -36,7 +36,7 @@ T = TypeVar("T", default=str)
 
 FIRST_PAGE, PAGE = 10, 200  # entries that are read together, at first and at most
 PAGE_BYTES = 1 << 20  # at which a page ends
-AT_ONCE = 8  # entries that are decoded without a look at the time
+AT_ONCE = 4  # entries that are decoded without a look at the time
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
 POISONED = 1024  # entries of which it is remembered that they were logged
 
@@ -153,9 +153,9 @@ class PageReader(Generic[T]):
             self._count = min(PAGE, 2 * count)
         incoming: list[Incoming[T]] = []
         for start in range(0, len(entries), AT_ONCE):
-            incoming.extend(self._incoming(*entry) for entry in entries[start : start + AT_ONCE])
             if self._work.enough():  # as decoding may take its time
                 await self._work.rest()
+            incoming.extend(self._incoming(*entry) for entry in entries[start : start + AT_ONCE])
         cursors = [cursor for cursor, _ in entries]
         if cursors:
             position = position_of(cursors[-1])
