@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard, TypeVar
+from asyncio import Event
+from typing import Protocol, TypeGuard, TypeVar
 
 from .protocols import (
     GapSubscriber,
@@ -16,9 +17,19 @@ from .protocols import (
     TargetedStore,
 )
 
-__all__ = ("hears_gaps", "hears_release", "leaves_slowly", "resumes", "takes_batches", "targets")
+__all__ = (
+    "LateSubscriber",
+    "begins_late",
+    "hears_gaps",
+    "hears_release",
+    "leaves_slowly",
+    "resumes",
+    "takes_batches",
+    "targets",
+)
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
 def takes_batches(subscriber: Subscriber[T]) -> TypeGuard[NowaitSubscriber[T]]:
@@ -34,6 +45,18 @@ def hears_gaps(subscriber: Subscriber[T]) -> TypeGuard[GapSubscriber[T]]:
 
 def hears_release(subscriber: Subscriber[T]) -> TypeGuard[ReleasedSubscriber[T]]:
     return _definer(subscriber, "released") is not None
+
+
+class LateSubscriber(Subscriber[T_contra], Protocol[T_contra]):
+    """A subscriber that may be registered before it can take anything."""
+
+    def acceptance(self) -> Event | None:
+        """Return what to wait for before the first delivery; ``None`` if nothing."""
+        ...
+
+
+def begins_late(subscriber: Subscriber[T]) -> TypeGuard[LateSubscriber[T]]:
+    return _definer(subscriber, "acceptance") is not None
 
 
 def leaves_slowly(subscriber: Subscriber[T]) -> TypeGuard[LeavingSubscriber[T]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
 
-from .capabilities import hears_gaps, hears_release, leaves_slowly, takes_batches
+from .capabilities import begins_late, hears_gaps, hears_release, leaves_slowly, takes_batches
 from .checks import check_seconds, check_size, checked_awaitable
 from .exceptions import PoisonedError
 from .history import Replay
@@ -78,6 +78,7 @@ class Lane(Generic[T]):
     """
 
     __slots__ = (
+        "_acceptance",
         "_backlog",
         "_ending",
         "_fanout",
@@ -113,6 +114,9 @@ class Lane(Generic[T]):
         self._last_id: str | None = None
         self._ending = False
         self._logged = False  # that messages were missed, since it was last without a backlog
+        self._acceptance = subscriber.acceptance() if begins_late(subscriber) else None
+        if self._acceptance is not None:
+            self._ensure_pump()
 
     def take(self, batch: Batch[T]) -> bool:
         """Let the subscriber take the whole batch at once; false if it did not."""
@@ -265,6 +269,9 @@ class Lane(Generic[T]):
     async def _run(self) -> None:
         """Be the pump: deliver history, then the backlog until it is empty."""
         try:
+            if self._acceptance is not None:
+                await self._acceptance.wait()
+                self._acceptance = None
             await self._read_history()
             await self._empty_backlog()
             while self._replay is not None:  # a value has changed meanwhile

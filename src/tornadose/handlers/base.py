@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, overload
 from weakref import WeakSet
 
 from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 
 from ..capabilities import hears_gaps, resumes, targets
-from ..checks import check_methods, check_seconds, check_size, checked_awaitable
+from ..checks import check_methods, check_seconds, check_size
 from ..exceptions import PoisonedError, StoreClosedError
 from ..messages import Gap, Message
 from ..protocols import Released, Store, Subscriber
@@ -31,7 +31,7 @@ SHORTEST_HEARTBEAT = 0.01  # seconds
 
 P = TypeVar("P")
 
-_waiting: WeakSet[Callable[..., object]] = WeakSet()  # each publish for accepted requests
+_accepting: WeakSet[Callable[..., Any]] = WeakSet()  # each method that has accepted its request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,27 +87,32 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     store: Store[T]
     _options: Options[T] = Options()
     _held: asyncio.Future[None] | None = None
-    _accepted = False  # whether the response may begin
+    _accepted = False  # whether Tornado has called `get`, or another method
     _acceptance: asyncio.Event | None = None
+    _subscribable = False
     _early: tuple[Message[T], ...] = ()
     _released: Released | None = None
     _left = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let every `publish` wait until the request is accepted."""
+        """Let every `get`, `post` and so on begin with noting that Tornado has come so far."""
         super().__init_subclass__(**kwargs)
-        publish = cast("Callable[..., object]", cls.publish)
-        if publish in _waiting or getattr(publish, "__isabstractmethod__", False):
-            return
+        for name in map(str.lower, cls.SUPPORTED_METHODS):
+            method = getattr(cls, name)
+            if method not in _accepting and method is not getattr(RequestHandler, name, None):
+                setattr(cls, name, cls._accept_in(method))
 
-        @wraps(publish)
-        async def accepted(self: BaseHandler[Any], message: Message[Any], /) -> None:
-            if not self._accepted:
-                await self._until_accepted()
-            await checked_awaitable(publish(self, message))
+    @staticmethod
+    def _accept_in(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return this method, which accepts the request before anything else."""
 
-        _waiting.add(accepted)
-        setattr(cls, "publish", accepted)  # noqa: B010 (the signature stays)
+        @wraps(method)
+        def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
+            self._accept()
+            return method(self, *args, **kwargs)
+
+        _accepting.add(accepting)
+        return accepting
 
     def initialize(self, store: Store[T], *args: Any, **options: Any) -> None:
         """Take the store and the `Options`, by keyword, from the URL table.
@@ -199,7 +204,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     async def publish(self, message: Message[T], /) -> None:
         """Take one message, and return when ready for the next. Override this.
 
-        It begins when the request is accepted, however early the handler was registered.
+        It is called once `prepare` has let the request pass, however early the handler was
+        registered with a store of this package.
         """
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
@@ -210,10 +216,10 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         subscriber is bypassed: the payload is published at once.
         """
         message = Message(data, event=event)
-        if not self._accepted:
+        if self._early or not self._subscribable:
             self._early = (*self._early, message)
-        elif not (targets(self.store) and await self.store.deliver(self, message)):
-            await self.publish(message)
+        else:
+            await self._submit(message)
         return message
 
     def released(self, reason: Released, /) -> None:
@@ -221,8 +227,15 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         self._released = reason
         if reason == "timeout":
             self._abort()
-        elif self._accepted:
+        elif self._subscribable:
             self._say_goodbye(reason)
+
+    def acceptance(self) -> asyncio.Event | None:
+        """Return what to wait for before anything is published: that the request is accepted."""
+        if self._accepted:
+            return None
+        self._acceptance = self._acceptance or asyncio.Event()
+        return self._acceptance
 
     def leaving(self) -> bool:
         """Tell whether the goodbye is still on its way to the client."""
@@ -261,37 +274,30 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             self._leave()
 
     def _accept(self) -> None:
-        """Let what is published reach the client from now on."""
         self._accepted = True
         if self._acceptance is not None:
             self._acceptance.set()
 
-    async def _until_accepted(self) -> None:
-        while not self._accepted:
-            if self._left:
-                raise ConnectionClosed
-            if self._acceptance is None:
-                self._acceptance = asyncio.Event()
-            await self._acceptance.wait()
+    async def _submit(self, message: Message[T]) -> None:
+        if not (targets(self.store) and await self.store.deliver(self, message)):
+            await self.publish(message)
 
     async def _submit_early(self) -> None:
-        """Queue what was submitted before the request was accepted."""
-        early, self._early = self._early, ()
-        for message in early:
-            if self._left or self._finished:
-                return
+        """Queue what was submitted too early; meanwhile, what comes goes behind it."""
+        while self._early and not self._left and self._released is None:
             try:
-                await self.submit(message.data, event=message.event)
+                await self._submit(self._early[0])
             except ConnectionClosed:
                 log.debug("%r has left before it got what was meant for it alone", self)
             except PoisonedError:  # which is logged
                 subscriber: Subscriber[T] = self
                 if hears_gaps(subscriber):
                     await subscriber.publish_gap(Gap("poisoned"))
+            self._early = self._early[1:]
 
     def _subscribe(self) -> None:
         """Register, or resume, now that the request is accepted."""
-        self._accept()
+        self._subscribable = True
         if self._released is not None:
             return self._say_goodbye(self._released)
         cursor = self._cursor()
@@ -336,8 +342,6 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def _leave(self) -> None:
         """Deregister, and let the request end. Safe to call again."""
         self._left = True
-        if self._acceptance is not None:
-            self._acceptance.set()
         if self._held is not None and not self._held.done():
             self._held.set_result(None)
         store: Store[T] | None = getattr(self, "store", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from typing import Any
 
@@ -26,6 +27,7 @@ class StreamingHandler(BaseHandler[T]):
 
     _connection: Connection | None
     _format: Format[T]
+    _opening: asyncio.Event | None = None
 
     def __init__(
         self, application: Application, request: HTTPServerRequest, **kwargs: Any
@@ -71,14 +73,19 @@ class StreamingHandler(BaseHandler[T]):
     def _start(self, connection: Connection, fmt: Format[T]) -> None:
         """Write to this connection from now on, also what was published before."""
         self._connection, self._format = connection, fmt
-        self._accept()
+        self._subscribable = True
+        if self._opening is not None:
+            self._opening.set()
         if self._options.heartbeat is not None:
             heartbeat_of(self._options.heartbeat).add(self._beat)
 
     async def _opened(self) -> Connection:
-        await self._until_accepted()
-        if self._connection is None:
-            raise ConnectionClosed
+        while self._connection is None:
+            if self._left:
+                raise ConnectionClosed
+            if self._opening is None:
+                self._opening = asyncio.Event()
+            await self._opening.wait()
         return self._connection
 
     async def _write(self, connection: Connection, data: bytes) -> None:
@@ -106,4 +113,6 @@ class StreamingHandler(BaseHandler[T]):
                     heartbeat_of(self._options.heartbeat).remove(self._beat)
                 self._connection = None
                 del self._format  # whose encoder may hold this handler
+            if self._opening is not None:
+                self._opening.set()
         super()._leave()

@@ -93,7 +93,7 @@ class DataStore(BaseStore[T], Generic[T]):
         """Deliver the current value, if there is one, and then every change."""
         lane = self._admit(subscriber)
         if lane is not None and self._latest is not None:
-            if lane.take(Batch([self._latest])):
+            if not lane.behind and lane.take(Batch([self._latest])):
                 self._fanout.books.took(1)
             else:
                 lane.replay(self._newest())
