@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Generic, TypeVar
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -40,6 +42,33 @@ async def serving(*rules: URLSpec, **settings: object) -> AsyncGenerator[str]:
     finally:
         server.stop()
         await server.close_all_connections()
+
+
+def first_step_at_once(
+    loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **_: object
+) -> asyncio.Task[None]:
+    """Start a task as the eager factory of Python 3.12 does one that ends in its first step."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return asyncio.Task(asyncio.sleep(0), loop=loop)
+    raise AssertionError(f"{coroutine!r} did not end in its first step")
+
+
+EAGER: list[Any] = [first_step_at_once]
+if sys.version_info >= (3, 12):
+    EAGER.append(asyncio.eager_task_factory)
+
+
+@contextmanager
+def starting_tasks_by(factory: Any) -> Generator[None]:
+    """Let the running loop make its tasks with this factory."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        yield
+    finally:
+        loop.set_task_factory(None)
 
 
 class Plain(Generic[T]):

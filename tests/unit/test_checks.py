@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from tornadose.checks import check_seconds, check_size
+from tornadose.checks import check_seconds, check_size, checked_awaitable
 
 
 @pytest.mark.parametrize("value", [1.5, "8", None, True])
@@ -34,3 +36,17 @@ def test_none_and_zero_are_taken_where_they_mean_something() -> None:
     check_seconds("timeout", 0, or_zero=True)
     with pytest.raises(ValueError, match="timeout"):
         check_seconds("timeout", -1, or_zero=True)
+
+
+async def test_what_can_be_awaited_is_given_back() -> None:
+    future = asyncio.get_running_loop().create_future()
+    assert checked_awaitable(future) is future
+    coroutine = asyncio.sleep(0)
+    assert checked_awaitable(coroutine) is coroutine
+    await coroutine
+
+
+@pytest.mark.parametrize("value", [None, True, "text"])
+def test_what_cannot_be_awaited_is_refused_with_what_publish_has_to_be(value: object) -> None:
+    with pytest.raises(TypeError, match=f"publish returned {value!r}: .*`async def`"):
+        checked_awaitable(value)

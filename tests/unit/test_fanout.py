@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from contextlib import suppress
 from itertools import count, pairwise
-from typing import get_args
+from typing import Any, get_args
 from weakref import WeakSet
 
 import pytest
 
 from conftest import Logged
-from support import Direct, Plain, Told, balanced, eventually
+from support import EAGER, Direct, Plain, Told, balanced, eventually, starting_tasks_by
 from tornadose import Batch, Gap, Message, PoisonedError, Policy, Released, Subscriber
 from tornadose.fanout import FanOut
 from tornadose.history import Page
@@ -95,6 +96,20 @@ async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> Non
     admit(fanout, later)
     await fanout.broadcast(batch(5, 6))
     assert (early.got, late.got, later.got) == ([1, 2, 3, 4, 5, 6], [3, 4, 5, 6], [6])
+
+
+@pytest.mark.parametrize("factory", EAGER)
+async def test_p2_nothing_is_lost_where_tasks_start_eagerly(factory: Any) -> None:
+    fanout, plain, told = fan_out(), Plain[int](), Told[int]()
+    admit(fanout, plain)
+    admit(fanout, told)
+    with starting_tasks_by(factory):
+        for number in range(10):
+            await fanout.broadcast(batch(number))
+            await settled(fanout)
+        await fanout.finish()
+    assert plain.got == list(range(10))
+    assert told.events == [*range(10), "closed"]
 
 
 class Stubborn:
@@ -183,6 +198,23 @@ async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:
     watcher.cancel()
     assert hooks.total() == 90
     assert max(hooks.values()) < 15  # 10 ms have room for 5
+
+
+async def test_p7_letting_go_of_many_lets_go_of_all_also_when_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = count(0, 0.002)
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    fanout, many = fan_out(), [Told[int]() for _ in range(30)]
+    for subscriber in many:
+        admit(fanout, subscriber)
+    aborting = asyncio.create_task(fanout.abort())
+    await asyncio.sleep(0)
+    assert 0 < len(fanout.subscribers) < 30
+    aborting.cancel()
+    await asyncio.wait({aborting})
+    assert aborting.cancelled()
+    assert [subscriber.events for subscriber in many] == [["timeout"]] * 30
 
 
 async def test_p3_filling_many_backlogs_yields_every_10_ms(
@@ -378,7 +410,45 @@ async def test_a_publish_that_returns_no_awaitable_is_a_failure(logged: Logged) 
     admit(fanout, failing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await fanout.broadcast(batch(1))
     await eventually(lambda: failing.events == ["failed"])
-    logged.take("failed")
+    (record,) = logged.take("failed")
+    assert record.exc_info is not None
+    assert "publish returned None: it has to be `async def`" in str(record.exc_info[1])
+    assert balanced(fanout.statistics())
+
+
+async def test_p3_a_pump_cancelled_before_its_first_step_releases_its_subscriber() -> None:
+    fanout, subscriber = fan_out(), Told[int]()
+    admit(fanout, subscriber)
+    others = asyncio.all_tasks()
+    await fanout.deliver(subscriber, Message(1))
+    (pump,) = asyncio.all_tasks() - others
+    pump.cancel()
+    await eventually(lambda: subscriber.events == ["failed"])
+    assert fanout.subscribers == ()
+    await settled(fanout)
+    await asyncio.wait_for(fanout.finish(), 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "level"), [(ZeroDivisionError(), logging.ERROR), (OSError("gone"), logging.DEBUG)]
+)
+async def test_what_publish_raises_after_leaving_is_an_error_but_a_closed_connection_is_none(
+    error: Exception, level: int, caplog: pytest.LogCaptureFixture, logged: Logged
+) -> None:
+    class Leaving(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            fanout.dismiss(self)
+            raise error
+
+    caplog.set_level(logging.DEBUG, "tornadose")
+    fanout, leaving = fan_out(), Leaving()
+    admit(fanout, leaving)
+    await fanout.broadcast(batch(1))
+    await settled(fanout)
+    assert leaving.events == []
+    records = [(r.levelno, r.exc_info and r.exc_info[1]) for r in caplog.records]
+    assert records == [(level, error)]
+    logged.take("failed after it had left", times=level == logging.ERROR)
 
 
 async def test_a_release_hook_that_raises_is_logged(logged: Logged) -> None:
@@ -392,6 +462,20 @@ async def test_a_release_hook_that_raises_is_logged(logged: Logged) -> None:
     await fanout.broadcast(batch(1, 2))
     logged.take("released('overflow')")
     assert fanout.subscribers == ()
+
+
+async def test_p3_a_leaving_hook_that_raises_is_logged_and_delays_nobody(logged: Logged) -> None:
+    class Rude(Told[int]):
+        def leaving(self) -> bool:
+            raise OSError("not now")
+
+    fanout, rude, other = fan_out(), Rude(), Told[int]()
+    admit(fanout, rude)
+    admit(fanout, other)
+    await fanout.broadcast(batch(1))
+    await asyncio.wait_for(fanout.finish(), 1)
+    assert rude.events == other.events == [1, "closed"]
+    logged.take("leaving() of")
 
 
 async def test_a_release_without_a_hook_is_logged(logged: Logged) -> None:

@@ -165,6 +165,31 @@ async def test_iterating_after_leaving_ends() -> None:
             await asyncio.wait_for(anext(messages), 1)
 
 
+async def test_leaving_ends_the_iteration_that_another_task_is_in() -> None:
+    async with QueueStore[int]() as store:
+        async with subscribe(store) as messages:
+            reading = asyncio.create_task(take(messages, 2))
+            await store.submit(1)
+            await eventually(lambda: store.statistics().delivered == 1)
+            await asyncio.sleep(0)
+            assert not reading.done()
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.wait_for(reading, 1)
+
+
+async def test_entering_again_is_an_error_and_registers_nobody() -> None:
+    async with QueueStore[int]() as store:
+        subscription = subscribe(store)
+        async with subscription:
+            with pytest.raises(RuntimeError, match="entered before"):
+                await subscription.__aenter__()
+            assert len(store.subscribers) == 1
+        with pytest.raises(RuntimeError, match="entered before"):
+            async with subscription:
+                pass
+        assert store.subscribers == ()
+
+
 async def test_bad_input_is_refused_where_it_enters() -> None:
     store = QueueStore[int]()
     with pytest.raises(TypeError, match="after: expected a string, not 7"):

@@ -124,6 +124,18 @@ async def test_p4_the_time_limit_holds_for_what_others_have_written() -> None:
     client.close()
 
 
+async def test_p3_the_time_limit_ends_with_what_others_have_written_behind() -> None:
+    async with pair(write_timeout=0.3) as (connection, client):
+        assert connection.write_nowait(MEGABYTE)
+        connection._stream.write(MEGABYTE)  # pyright: ignore[reportPrivateUsage]
+        await receive(client, 2 * len(MEGABYTE))
+        async with pair(write_timeout=0.3) as (later, _):
+            assert later.write_nowait(MEGABYTE)
+            with pytest.raises(ConnectionClosed):
+                await later.write(b"never")
+        assert connection.write_nowait(b"more")
+
+
 async def test_who_reads_slowly_is_not_let_go() -> None:
     async with pair(write_timeout=0.2) as (connection, client):
         assert connection.write_nowait(MEGABYTE)

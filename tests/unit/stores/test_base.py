@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from conftest import Logged
-from support import Direct, Plain, Told, eventually
+from support import DEADLINE, Direct, Plain, Told, eventually
 from tornadose import BaseStore, Message, QueueStore, Released, StoreClosedError
 
 
@@ -165,6 +166,48 @@ async def test_cancelling_the_closing_aborts_who_is_still_there() -> None:
     with pytest.raises(StoreClosedError):
         await store.submit("b")
     await store.aclose()
+
+
+class Reluctant(Mailbox):
+    """A store whose publish ends when it likes to, as one that says goodbye to a broker."""
+
+    def initialize(self, prefix: str = "") -> None:
+        super().initialize(prefix)
+        self.may_end = asyncio.Event()
+        self.cancelled = 0
+
+    async def publish(self) -> None:
+        with suppress(asyncio.CancelledError):
+            await super().publish()
+        self.cancelled += 1
+        while not self.may_end.is_set():
+            try:
+                await self.may_end.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_p7_closing_that_is_cancelled_while_it_cleans_up_lets_go_of_everybody(
+    late: bool, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tornadose.tasks.CANCELLATION", DEADLINE)
+    store, stalled = Reluctant(), Told[str]()
+    stalled.running.clear()
+    store.register(stalled)
+    await store.submit("a")
+    closing = asyncio.create_task(store.aclose(timeout=0.05 if late else None))
+    await eventually(lambda: store.cancelled == 1)
+    if not late:
+        closing.cancel()
+    await eventually(lambda: store.cancelled == 2)
+    closing.cancel()
+    await asyncio.wait({closing})
+    store.may_end.set()
+    assert closing.cancelled()
+    assert stalled.events == ["timeout"]
+    assert (store.subscribers, store.statistics().pending) == ((), 0)
+    logged.take("closed before everybody had everything", times=late)
 
 
 @pytest.mark.parametrize(
