@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import re
 import socket
@@ -14,11 +15,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 from tornado.iostream import StreamClosedError
-from tornado.web import Application, HTTPError
+from tornado.web import Application, HTTPError, RequestHandler
 
 from integration.clients import (
     SMALL,
@@ -103,6 +105,37 @@ class RegistersFirst(EventSource[str]):
     def initialize(self, store: Store[str], **_: Any) -> None:
         self.store = store
         store.register(self)
+
+
+class Asking(RegistersFirst):
+    """One that asks elsewhere who may listen."""
+
+    answered: asyncio.Event
+
+    async def prepare(self) -> None:
+        await self.answered.wait()
+        if self.get_query_argument("who", "") == "stranger":
+            raise HTTPError(403)
+
+
+async def write_own(handler: RequestHandler, message: Message[str]) -> None:
+    # Tornado's annotation says dict, and not of what.
+    handler.write(f"data: own {message.data}\n\n")  # pyright: ignore[reportUnknownMemberType]
+    await handler.flush()
+
+
+class WritesItself(Asking):
+    async def publish(self, message: Message[str], /) -> None:
+        await write_own(self, message)
+
+
+class MixIn(RequestHandler):
+    async def publish(self, message: Message[str], /) -> None:
+        await write_own(self, message)
+
+
+class WritesByMixIn(MixIn, Asking):
+    """One whose own way comes from a class that knows nothing of this package."""
 
 
 class Upper(EventSource[str]):
@@ -722,6 +755,82 @@ async def test_p7_a_handler_that_registers_in_initialize_leaks_nothing_when_refu
     logged.take("403")
 
 
+@pytest.mark.parametrize("kind", [WritesItself, WritesByMixIn])
+async def test_nothing_is_published_before_the_request_is_accepted(
+    kind: type[Asking],
+) -> None:
+    kind.answered = asyncio.Event()
+    async with (
+        DataStore[str]("value") as store,
+        serving(kind.route("/", store)) as url,
+        Raw.to(url) as client,
+    ):
+        await client.get()
+        await eventually(lambda: store.statistics().offered == 1)
+        await store.submit("next")
+        kind.answered.set()
+        first, headers = await client.head()
+        assert (first, headers["Content-Type"]) == ("HTTP/1.1 200 OK", "text/event-stream")
+        assert b"data: own value\n\n" in await client.until(b"data: own next\n\n\r\n")
+
+
+@pytest.mark.parametrize("kind", [WritesItself, WritesByMixIn])
+async def test_p7_who_is_refused_late_gets_the_refusal_and_no_message(
+    kind: type[Asking], logged: Logged
+) -> None:
+    kind.answered = asyncio.Event()
+    async with (
+        DataStore[str]("secret") as store,
+        serving(kind.route("/", store)) as url,
+        Raw.to(url) as client,
+    ):
+        await client.get("/?who=stranger", "HTTP/1.1", "Connection: close")
+        await eventually(lambda: store.statistics().offered == 1)
+        kind.answered.set()
+        first, headers = await client.head()
+        assert (first, headers["Content-Type"][:9]) == ("HTTP/1.1 403 Forbidden", "text/html")
+        assert b"data:" not in await client.rest()
+        await eventually(lambda: not store.subscribers)
+        assert balanced(store.statistics())
+    logged.take("403")
+
+
+class BoundEncoder(EventSource[int]):
+    alive: ClassVar[WeakSet[EventSource[int]]] = WeakSet()
+
+    def initialize(self, store: Store[int], **_: Any) -> None:
+        self.alive.add(self)
+        super().initialize(store, encode=self.render_number)
+
+    def render_number(self, number: int) -> str:
+        return f"{number}"
+
+
+class EncoderPerRequest(BoundEncoder):
+    def initialize(self, store: Store[int], **_: Any) -> None:
+        def encode(number: int) -> str:
+            return self.render_number(number)
+
+        self.alive.add(self)
+        EventSource[int].initialize(self, store, encode=encode)
+
+
+@pytest.mark.parametrize("kind", [BoundEncoder, EncoderPerRequest])
+async def test_p7_an_encoder_that_holds_its_handler_keeps_none_that_has_left(
+    kind: type[BoundEncoder],
+) -> None:
+    def freed() -> bool:
+        gc.collect()
+        return not kind.alive
+
+    async with QueueStore[int]() as store, serving(kind.route("/", store)) as url:
+        async with streams(store, url, 3) as clients:
+            await store.submit(7)
+            assert [await client.data(1) for client in clients] == [["7"]] * 3
+            assert len(kind.alive) == 3
+        await eventually(freed)
+
+
 async def test_p8_a_handler_that_registers_in_initialize_resumes_or_tells_of_a_gap() -> None:
     async with QueueStore[str]() as store, serving(RegistersFirst.route("/", store)) as url:
         messages = [await store.submit(f"{number}") for number in range(3)]
@@ -1284,3 +1393,24 @@ async def test_what_is_submitted_before_the_stream_is_open_arrives_first() -> No
             ("message", "again"),
             ("message", "news"),
         ]
+
+
+@pytest.mark.parametrize("kind", [Minimal, QueueStore[str]])
+async def test_p9_what_is_submitted_early_and_cannot_be_encoded_is_a_gap_and_the_stream_goes_on(
+    kind: Callable[[], Minimal | QueueStore[str]], logged: Logged
+) -> None:
+    class Greeting(EventSource[Any]):
+        async def prepare(self) -> None:
+            await self.submit(math.nan)
+            await self.submit("hello")
+
+    store = kind()
+    async with serving(Greeting.route("/", store)) as url, event_stream(url) as events:
+        gap, hello = await events.take(2)
+        assert gap.json() == {"reason": "poisoned", "after": None}
+        assert (gap.event, hello.data) == ("gap", "hello")
+        await store.submit("news")
+        assert await events.data(1) == ["news"]
+        if isinstance(store, QueueStore):
+            await store.aclose()
+    logged.take("cannot be encoded")

@@ -26,7 +26,15 @@ from tornado.websocket import websocket_connect
 from conftest import Logged
 from integration.raw import Raw, dialled, opened, request
 from support import DEADLINE, Plain, eventually, serving
-from tornadose import BaseHandler, DataStore, EventSource, Message, QueueStore, WebSocketSubscriber
+from tornadose import (
+    BaseHandler,
+    DataStore,
+    EventSource,
+    Message,
+    QueueStore,
+    Store,
+    WebSocketSubscriber,
+)
 
 # ---- Tornado's test cases: a module-level store, and a new event loop for each test method
 
@@ -331,6 +339,46 @@ async def test_p8_long_polling_with_the_last_id_misses_nothing_between_the_round
             got = (await http.get(url, params={"last_event_id": cursor})).json()
             assert got["data"] == n
             cursor = got["id"]
+
+
+async def test_a_poll_that_registers_in_initialize_is_answered_once_it_is_accepted() -> None:
+    class Registering(LongPolling):
+        def initialize(self, store: Store[Any], **_: Any) -> None:
+            self.store = store
+            store.register(self)
+
+    async with (
+        DataStore[object]("value") as store,
+        serving(Registering.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        for _ in range(3):  # over one connection
+            answer = await http.get(url)
+            assert (answer.status_code, answer.json()["data"]) == (200, "value")
+            assert store.subscribers == ()
+
+
+async def test_a_publish_that_is_not_async_ends_the_request_and_says_what_it_has_to_be(
+    logged: Logged,
+) -> None:
+    class OldStyle(BaseHandler[Any]):
+        def publish(self, message: Message[Any], /) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+            self.set_status(202)
+
+    async with (
+        QueueStore[object]() as store,
+        serving(OldStyle.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        waiting = asyncio.create_task(http.get(url))
+        await eventually(lambda: len(store.subscribers) == 1)
+        await store.submit("x")
+        assert (await waiting).status_code == 503
+        assert store.subscribers == ()
+    (record,) = logged.take("publishing to")
+    assert record.exc_info is not None
+    assert "publish returned None: it has to be `async def`" in str(record.exc_info[1])
+    logged.take("503")
 
 
 @pytest.mark.parametrize("way", [Raw.leave, Raw.reset])
