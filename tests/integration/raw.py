@@ -18,7 +18,7 @@ from tornadose import QueueStore
 T = TypeVar("T")
 Frame: TypeAlias = dict[str, object]
 
-CLOSE = 0x8  # opcode
+TEXT, CLOSE = 0x1, 0x8  # opcodes
 UPGRADE = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",

@@ -18,7 +18,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from conftest import Logged
-from integration.raw import CLOSE, UPGRADE, Frame, dialled, masked, one_by_one, opened, request
+from integration.raw import (
+    CLOSE,
+    TEXT,
+    UPGRADE,
+    Frame,
+    dialled,
+    masked,
+    one_by_one,
+    opened,
+    request,
+)
 from support import DEADLINE, Plain, balanced, eventually, serving
 from tornadose import (
     BaseStore,
@@ -413,6 +423,32 @@ async def test_p3_a_client_that_has_caught_up_is_not_let_go_later(
             assert store.statistics().subscribers == 1
 
 
+class Answering(WebSocketSubscriber[str]):
+    def on_message(self, message: str | bytes) -> None:
+        self.write_message(message * 500_000)
+
+
+async def test_p3_a_client_that_has_read_what_tornado_wrote_is_not_let_go_later() -> None:
+    """Who does not read is let go by a time limit that began after it had caught up."""
+    async with QueueStore[str]() as store:
+        rule = Answering.route("/", store, write_timeout=0.4, send_buffer=8192)
+        async with (
+            serving(rule) as url,
+            opened(url, websocket=True, receive_buffer=8192) as raw,
+            opened(url, websocket=True, receive_buffer=8192),
+        ):
+            reading, stalled = store.subscribers
+            assert isinstance(reading, Answering)
+            assert isinstance(stalled, Answering)
+            await reading.submit("x" * 500_000)
+            await raw.send(masked(TEXT, b"y"))  # what it answers stands behind
+            await raw.until(b"y" * 500_000)
+            await stalled.submit("x" * 500_000)
+            await eventually(lambda: store.subscribers == (reading,))
+            await store.submit("still here")
+            await raw.until(b"still here")
+
+
 # ---- Tornado's side of a WebSocket: open, close, ping, what the client sends
 
 
@@ -737,8 +773,23 @@ class Early(WebSocketSubscriber[str]):
         self.store.register(self)
 
 
-async def test_a_handler_that_registers_in_initialize_works_and_leaves() -> None:
-    async with DataStore("first") as store, serving(Early.route("/", store)) as url:
+class EarlyWriting(Early):
+    async def publish(self, message: Message[str], /) -> None:
+        await self.write_message(json.dumps({"data": message.data}))
+
+
+class InOpen(WebSocketSubscriber[str]):
+    """Registers in `open` by itself, as 0.5 did."""
+
+    def open(self) -> None:
+        self.store.register(self)
+
+
+@pytest.mark.parametrize("kind", [Early, EarlyWriting, InOpen])
+async def test_a_handler_that_registers_by_itself_works_and_leaves(
+    kind: type[WebSocketSubscriber[str]],
+) -> None:
+    async with DataStore("first") as store, serving(kind.route("/", store)) as url:
         async with client(url) as ws:
             assert payloads(await take(ws, 1)) == ["first"]
             await store.submit("second")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, assert_type
 
 from tornado.web import Application
@@ -116,6 +117,49 @@ class Prices(EventSource[float]):
 class Poll(BaseHandler[int]):
     async def publish(self, message: Message[int], /) -> None:
         await self.finish(str(message.data))
+
+
+class Room(EventSource[str]):
+    """A handler that names what its pattern matches."""
+
+    async def get(self, room: str) -> None:
+        assert_type(super().get(room), Awaitable[None])
+        await super().get(room)
+
+    async def head(self, room: str) -> None:
+        super().head(room)
+
+
+class RoomAtOnce(EventSource[str]):
+    def get(self, room: str) -> Awaitable[None]:
+        return super().get(room)
+
+    def head(self, room: str) -> None:
+        super().head(room)
+
+
+class PollRoom(Poll):
+    async def get(self, room: str, last: str = "") -> None:
+        await super().get(room, last)
+
+
+class Chat(WebSocketSubscriber[str]):
+    async def get(self, room: str) -> None:
+        await super().get(room)
+
+    async def open(self, room: str) -> None:
+        super().open(room)
+        await self.submit("welcome")
+
+    async def on_message(self, message: str | bytes) -> None:
+        await self.submit(str(message))
+
+
+class ChatAtOnce(WebSocketSubscriber[str]):
+    def open(self, room: str) -> None:
+        super().open(room)
+
+    def on_message(self, message: str | bytes) -> None: ...
 
 
 class Untyped(WebSocketSubscriber):
