@@ -358,6 +358,34 @@ async def test_a_poll_that_registers_in_initialize_is_answered_once_it_is_accept
             assert store.subscribers == ()
 
 
+class OwnGet(BaseHandler[Any]):
+    """Subscribes by itself, without the `get` of this package."""
+
+    async def get(self) -> None:
+        self.answered = asyncio.Event()
+        self.store.register(self)
+        await self.answered.wait()
+
+    post = get
+
+    async def publish(self, message: Message[Any], /) -> None:
+        self.answered.set()
+        self.finish({"data": message.data})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_handler_that_registers_in_a_method_of_its_own_gets_the_message(
+    method: str,
+) -> None:
+    async with (
+        DataStore[object]("value") as store,
+        serving(OwnGet.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        assert (await http.request(method, url)).json() == {"data": "value"}
+        assert store.subscribers == ()
+
+
 async def test_a_publish_that_is_not_async_ends_the_request_and_says_what_it_has_to_be(
     logged: Logged,
 ) -> None:

@@ -798,6 +798,51 @@ async def test_a_handler_that_registers_by_itself_works_and_leaves(
         await eventually(lambda: not store.subscribers, deadline=1)
 
 
+class Greeting(WebSocketSubscriber[str]):
+    async def prepare(self) -> None:
+        await self.submit("hello", event="greeting")
+        await self.submit("again")
+
+
+class GreetingInOpen(Greeting, InOpen):
+    """Greets, and registers by itself."""
+
+
+@pytest.mark.parametrize("kind", [Greeting, GreetingInOpen])
+async def test_what_is_submitted_before_the_handshake_arrives_first(
+    kind: type[Greeting],
+) -> None:
+    async with (
+        QueueStore[str]() as store,
+        serving(kind.route("/", store)) as url,
+        client(url) as ws,
+    ):
+        await store.submit("news")
+        first, *rest = await take(ws, 3)
+        assert first == {"data": "hello", "event": "greeting"}
+        assert payloads(rest) == ["again", "news"]
+
+
+@pytest.mark.parametrize("subscribed", [False, True])
+async def test_what_is_submitted_before_the_handshake_precedes_what_open_submits(
+    subscribed: bool,
+) -> None:
+    class GreetingTwice(Greeting):
+        async def open(self) -> None:
+            if subscribed:
+                super().open()
+            await self.submit("welcome")
+            if not subscribed:
+                super().open()
+
+    async with (
+        QueueStore[str]() as store,
+        serving(GreetingTwice.route("/", store)) as url,
+        client(url) as ws,
+    ):
+        assert payloads(await take(ws, 3)) == ["hello", "again", "welcome"]
+
+
 async def test_submit_of_a_handler_reaches_its_client_alone_in_order_with_the_stream() -> None:
     async with (
         QueueStore[str]() as store,
