@@ -32,7 +32,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from conftest import Logged
 from integration.clients import event_stream
 from servers import BINARIES, Proxy, Server, proxied, running
-from support import Plain, Told, balanced, eventually, serving
+from support import DEADLINE, Plain, Told, balanced, eventually, serving
 from tornadose import (
     Batch,
     EventSource,
@@ -461,11 +461,12 @@ CURSORS: list[tuple[str, GapReason | None, Sequence[str]]] = [
     ("1009-5", "expired", WHAT_IS_LEFT),
     ("0-0", "expired", WHAT_IS_LEFT),
     ("0-1", "expired", WHAT_IS_LEFT),
-    ("1010-0", None, WHAT_IS_LEFT[1:]),  # the oldest there is
-    ("0001010-00", None, WHAT_IS_LEFT[1:]),
+    ("1010-0", "expired", WHAT_IS_LEFT[1:]),  # the oldest there is, but one was deleted
+    ("0001010-00", "expired", WHAT_IS_LEFT[1:]),
+    ("1018-0", None, WHAT_IS_LEFT[9:]),  # the one that was deleted
+    ("1019-0", None, WHAT_IS_LEFT[10:]),
+    ("1019-1", "unknown", WHAT_IS_LEFT[10:]),  # has never been there
     ("1020-0", None, []),  # the last one
-    ("1015-1", "unknown", WHAT_IS_LEFT[6:]),  # has never been there
-    ("1018-0", "unknown", WHAT_IS_LEFT[9:]),  # deleted
     ("1020-1", "restarted", []),
     ("1021-0", "restarted", []),
     ("18446744073709551615-18446744073709551615", "restarted", []),
@@ -572,7 +573,7 @@ RESTARTED, EXPIRED = Gap("restarted", "6-0"), Gap("expired", "6-0")
             [RESTARTED, "newer"],
         ),
         (script("DEL", "XADD 6-0 data again"), [RESTARTED]),
-        (script("DEL", *(f"XADD {n}-0 data again" for n in range(1, 7))), [RESTARTED]),
+        (script("DEL", *(f"XADD {n}-0 data again" for n in range(1, 7))), [EXPIRED]),
         (script("XADD 7-0 data missed", "XDEL 7-0"), [EXPIRED]),
         (script("XADD 7-0 data missed", "XTRIM MAXLEN 0"), [EXPIRED]),
         (script("XADD 7-0 data missed", "XTRIM MAXLEN 0", "XADD 8-0 data new"), [EXPIRED, "new"]),
@@ -658,8 +659,12 @@ GONE = Gap("expired", "1010-0")
         (script("XTRIM MAXLEN 0"), [GONE]),
         (script("XTRIM MAXLEN 3"), [GONE, "1248", "1249", "1250"]),
         (
-            script("XDEL 1010-0"),
-            [Gap("unknown"), *map(str, range(1011, 1251))],
+            script("XDEL 1010-0"),  # nothing behind it is missing
+            [*map(str, range(1011, 1251))],
+        ),
+        (
+            script("XDEL 1240-0"),
+            [GONE, *(str(n) for n in range(1011, 1251) if n != 1240)],
         ),
     ],
     ids=lambda value: "",
@@ -880,6 +885,35 @@ async def test_p2_p10_what_a_crash_loses_is_one_gap_and_nothing_is_repeated(
         await eventually(lambda: told.got[-1:] == resumed.got == ["live"])
         assert told.events == [*expected, "live"]
         assert [data for _, data in await entries(server)] == [*HELD, "live"]
+
+
+FALL_BACK = "redis.call('DEL', KEYS[1]) redis.call('RESTORE', KEYS[1], 0, ARGV[1])"
+
+
+async def test_p8_p10_what_redis_loses_under_a_replay_is_one_gap_behind_what_is_left(
+    server: Server,
+) -> None:
+    async with store_on(server.port) as store:
+        live, slow, late = Told[str](), Told[str](), Told[str]()
+        store.register(live)
+        ids = [(await store.submit(str(number))).id or "" for number in range(500)]
+        backup = await server.command("DUMP", KEY)
+        for number in range(500, 600):
+            await store.submit(str(number))
+        await eventually(lambda: len(live.got) == 600)
+        slow.running.clear()
+        store.resume(slow, ids[0])
+        await eventually(lambda: store.statistics().pending)
+        await server.command("EVAL", FALL_BACK, "1", KEY, bytes_of(backup))
+        store.resume(late, ids[-10])
+        await eventually(lambda: live.events[-1:] == [Gap("restarted", live.messages[-1].id)])
+        slow.running.set()
+        await eventually(lambda: len(slow.events) == 500 and len(late.events) == 10)
+        await store.submit("live")
+        await eventually(lambda: live.got[-1] == slow.got[-1] == late.got[-1] == "live")
+    texts, gap = [str(number) for number in range(500)], Gap("restarted", ids[-1])
+    assert slow.events == [*texts[1:], gap, "live", "closed"]
+    assert late.events == [*texts[-9:], gap, "live", "closed"]
 
 
 USER = "ACL", "SETUSER", "app"
@@ -1147,22 +1181,25 @@ async def test_p7_a_store_needs_three_connections_at_most_and_leaves_none(server
     assert await server.clients() == []
 
 
-async def test_p8_over_a_slow_link_a_page_that_takes_too_long_is_read_in_smaller_parts(
+async def test_p8_over_a_slow_link_silence_counts_and_not_the_time_that_a_page_takes(
     server: Server,
 ) -> None:
     await fill(server, 150)  # so that the pages become as long as they may
-    await fill(server, 110, 100_000 * "x")  # of which such a page takes 0.6 s
+    await fill(server, 110, 4000 * "x")
     stream = await entries(server)
     async with proxied(server.port) as proxy, store_on(proxy.port, SHORT) as store:
-        proxy.rate = 16_000_000
-        reader = Told[str]()
+        proxy.rate = 600_000  # so that such a page takes longer than silence may
+        live, reader = Told[str](), Told[str]()
+        store.register(live)
         store.resume(reader, "0-0")
-        await eventually(lambda: len(reader.got) == 260)
-        assert proxy.connections > 2
+        await server.command("XADD", KEY, "*", "data", 400_000 * "y")
+        await eventually(lambda: len(reader.got) == 261 and live.got, deadline=2 * DEADLINE)
         await store.submit("last")
-        await eventually(lambda: reader.got[-1] == "last")
-        assert seen(reader)[:-1] == stream
+        await eventually(lambda: live.got[-1] == reader.got[-1] == "last")
+        assert proxy.connections == 3
+        assert seen(reader)[:260] == stream
         assert reader.events == reader.got
+        assert live.events == live.got == reader.got[-2:]
 
 
 async def test_p3_decoding_a_page_leaves_the_loop_its_turns(server: Server) -> None:

@@ -72,14 +72,14 @@ class BrokerStore(BaseStore[T], Generic[T]):
         )
 
     def _prepare(self) -> None:
-        self._out = self._new_pipeline(self._inbox_size)
+        self._out = self._new_pipeline(self._inbox_size, self._timeout)
         self._most_at_once = min(self._limits.backlog, BATCH)
         self._tried = asyncio.Event()
         self._down: Exception | None = None  # while Redis is out of reach
         self._stands_since: float | None = None  # on the clock of the loop
 
-    def _new_pipeline(self, size: int) -> Pipeline:
-        return Pipeline(Connection(self._client), size, self._timeout, late=Unreachable)
+    def _new_pipeline(self, size: int, timeout: float | None) -> Pipeline:
+        return Pipeline(Connection(self._client), size, timeout, late=Unreachable)
 
     async def __aenter__(self) -> Self:
         """Connect to Redis.
@@ -107,7 +107,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
             with self._submitting():
                 await self._tried.wait()
             if self._down is not None:
-                raise self._down
+                raise self._down.with_traceback(None)  # which those before have left on it
 
     async def _put(self, command: Command) -> object:
         """Carry out a command that puts a message into Redis, all in one time limit."""

@@ -126,7 +126,6 @@ class RedisStore(BrokerStore[T], Generic[T]):
         super()._prepare()
         self._inbox: asyncio.Queue[Incoming[T]] = asyncio.Queue(self._inbox_size)
         self._reading: Connection | None = None  # while the subscription stands
-        self._heard = False  # anything, since the last heartbeat
         self._caught_up = asyncio.Event()
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
@@ -199,7 +198,6 @@ class RedisStore(BrokerStore[T], Generic[T]):
         try:
             while True:
                 frame = array_of(await connection.receive())
-                self._heard = True
                 if frame[0] == b"message":
                     await self._take_in(bytes_of(frame[2]))
                 elif frame == [b"pong", b"drained"]:
@@ -223,9 +221,8 @@ class RedisStore(BrokerStore[T], Generic[T]):
         """
         with suppress(*UNREACHABLE):  # which `receive` will see as well
             while not limit.expired():
-                if self._heard or self._inbox.full():
-                    self._heard = False
-                    limit.reschedule(now() + self._reply_timeout)
+                since = now() if self._inbox.full() else connection.heard
+                limit.reschedule(since + self._reply_timeout)
                 await connection.send("PING")
                 await asyncio.sleep(self._reply_timeout / 3)
 

@@ -41,6 +41,9 @@ class Connection:
     """One connection of redis-py, without its retries, that speaks RESP2 in bytes.
 
     Whatever breaks it is a ``redis.exceptions.ConnectionError``, silence included.
+
+    Attributes:
+        heard: When the last bytes came, on the clock of the loop.
     """
 
     def __init__(self, client: Redis) -> None:
@@ -50,6 +53,8 @@ class Connection:
         self._connect_timeout = seconds_of(client, "socket_connect_timeout") + self._reply_timeout
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._used = 0.0
+        self.heard = 0.0
+        self._limit: asyncio.Timeout | None = None  # of the reply that is awaited
 
     async def connect(self) -> None:
         """Connect, unless connected; after a pause, make sure that it still is.
@@ -68,6 +73,7 @@ class Connection:
         writer: object = getattr(self._connection, "_writer", None)
         if isinstance(reader, asyncio.StreamReader) and isinstance(writer, asyncio.StreamWriter):
             self._streams = reader, writer
+            self._listen_to(reader)
 
     async def call(self, commands: Sequence[Command], /) -> list[object]:
         """Send commands, and return their replies; a refusal is a reply.
@@ -115,15 +121,34 @@ class Connection:
     async def _send(self, commands: Sequence[Command]) -> None:
         if not self._is_open():  # redis-py would connect again, unnoticed
             raise Unreachable("the connection is closed")
-        packed = self._connection.pack_commands(commands)
+        encoded = [[w.encode() if isinstance(w, str) else w for w in words] for words in commands]
+        packed = self._connection.pack_commands(encoded)
         sending = self._connection.send_packed_command(packed, check_health=False)
         await in_time(self._reply_timeout, sending)
 
     async def _reply(self) -> object:
+        """Return the next reply, or the refusal, as long as bytes of it keep coming."""
         try:
-            return await in_time(self._reply_timeout, self.receive())
+            async with asyncio.timeout(self._reply_timeout) as self._limit:
+                return await self.receive()
         except (ResponseError, BusyLoadingError) as refusal:
             return refusal
+        except TimeoutError as error:
+            raise Unreachable(f"no answer in {self._reply_timeout} s") from error
+        finally:
+            self._limit = None
+
+    def _listen_to(self, reader: asyncio.StreamReader) -> None:
+        """Note when bytes come: a large reply may take longer than silence may last."""
+        feed = reader.feed_data
+
+        def heard(data: bytes) -> None:
+            self.heard = now()
+            if self._limit is not None and not self._limit.expired():
+                self._limit.reschedule(self.heard + self._reply_timeout)
+            feed(data)
+
+        setattr(reader, "feed_data", heard)  # noqa: B010 (it is a method)
 
     def _is_open(self) -> bool:
         """Tell whether it is connected, and not known to be broken."""

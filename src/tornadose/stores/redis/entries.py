@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias, TypeGuard
+from typing import NamedTuple, TypeAlias, TypeGuard
 
 from redis.exceptions import ResponseError
 
@@ -15,6 +15,7 @@ from .pipeline import Command
 __all__ = (
     "Call",
     "Entry",
+    "Hole",
     "StreamInfo",
     "are_entries",
     "checked_position_of",
@@ -30,12 +31,26 @@ Call: TypeAlias = Callable[[Sequence[Command]], Awaitable[Sequence[object]]]
 PART = 1 << 64  # the two parts of an id are below it
 
 
+class Hole(NamedTuple):
+    """A statement that entries are missing.
+
+    Args:
+        reason: Why.
+        end: Behind which nothing is missing; ``None`` if that cannot be said.
+    """
+
+    reason: GapReason
+    end: int | None
+
+
 class StreamInfo:
     """What Redis tells of a stream, of which there may be none yet.
 
     Attributes:
         last: Position of the last entry that was ever added.
         added: How many ever were; unknown before Redis 7.
+        deleted: Position of the last entry that was deleted, if any was, but not trimmed;
+            unknown before Redis 7.
 
     Args:
         reply: To XINFO STREAM.
@@ -47,38 +62,48 @@ class StreamInfo:
             flat = array_of(reply)
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
         self.last = position_of(fields.get(b"last-generated-id", b"0-0"))
-        first = fields.get(b"first-entry")
-        self._first = self.last if first is None else position_of(array_of(first)[0])
+        first, deleted = fields.get(b"first-entry"), fields.get(b"max-deleted-entry-id")
+        self._first = None if first is None else position_of(array_of(first)[0])
+        self.deleted = None if deleted is None else position_of(deleted)
         added, length = fields.get(b"entries-added"), fields.get(b"length")
         self.added = added if isinstance(added, int) else None
         self._length = length if isinstance(length, int) else 0
 
-    def hole(
-        self, position: int, added: int | None, *, there: bool, read: int, full: bool
-    ) -> GapReason | None:
-        """Tell why anything may be missing behind a position, unless nothing is.
+    def hole(self, position: int, added: int | None, read: int | None) -> Hole | None:
+        """Tell whether entries behind a position have been trimmed, or lost, before now.
+
+        Those that were deleted one by one are noticed only where the counts are known.
 
         Args:
-            position: Behind which entries were read.
+            position: Of an entry that was there.
             added: Entries ever added up to there, if that is known.
-            there: Whether the entry at this position is still there.
-            read: Entries that were found behind it.
-            full: Whether there may be more of them.
+            read: Entries that stand behind it, if that is known.
         """
         if position > self.last:
-            return "restarted"
+            return Hole("restarted", None)
         if position == 0:
             added = 0
-        if added is not None and self.added is not None:
-            behind = self._length if position < self._first else read
-            lost = self.added - added - behind
-            if lost < 0 or (lost > 0 and position == self.last):
-                return "restarted"  # the same ids were given again
-            if lost == 0 or (there and full):
-                return None
-        elif there or position == self.last:
+        trimmed = self._is_trimmed(position)
+        behind = self._length if trimmed else read
+        if added is None or self.added is None or behind is None:
+            missing = trimmed and position != self.last
+        elif (lost := self.added - added - behind) < 0:
+            return Hole("restarted", None)  # the same ids were given again
+        else:
+            missing = lost > 0
+        if not missing:
             return None
-        return "expired" if position <= self._first or there else "unknown"
+        end = self._first - 1 if trimmed and self._first is not None else self.last
+        return Hole("expired", end)
+
+    def knows(self, position: int, there: bool) -> bool:
+        """Tell whether there may have been an entry at a position where there is one, or none."""
+        deleted = self.deleted is not None and position <= self.deleted
+        return there or deleted or self._is_trimmed(position)
+
+    def _is_trimmed(self, position: int) -> bool:
+        """Tell whether entries behind a position may have been trimmed."""
+        return self._first is None or self._first > position
 
 
 async def together(call: Call, *commands: Command) -> list[object]:

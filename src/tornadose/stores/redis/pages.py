@@ -13,13 +13,14 @@ from redis.exceptions import ResponseError
 from typing_extensions import TypeVar
 
 from ...fanout import Positions
-from ...messages import GapReason, numbered
+from ...messages import numbered
 from ...tasks import Work
 from .broker import Decoder, Incoming
 from .connection import array_of
 from .entries import (
     Call,
     Entry,
+    Hole,
     StreamInfo,
     are_entries,
     cursor_of,
@@ -50,8 +51,11 @@ class StreamPage(Generic[T]):
         cursors: The ids of what has come in.
         position: From where to read on.
         added: Entries ever added up to there, as far as it is known.
-        hole: Why something may be missing before all this, if it may.
-        full: Whether there may be more.
+        hole: In front of it, if there is one.
+        deleted: Position of the last entry that was deleted from the stream, as far as
+            it is known.
+        strange: Whether no entry can ever have been where it begins.
+        full: Whether there may be more behind it.
         size: In bytes.
     """
 
@@ -59,7 +63,9 @@ class StreamPage(Generic[T]):
     cursors: Sequence[bytes]
     position: int
     added: int | None = None
-    hole: GapReason | None = None
+    hole: Hole | None = None
+    deleted: int = 0
+    strange: bool = False
     full: bool = False
     size: int = 0
 
@@ -83,17 +89,13 @@ class PageReader(Generic[T]):
         self._count = FIRST_PAGE
         self._poisoned: deque[bytes] = deque(maxlen=POISONED)
 
-    def read_less(self) -> None:
-        """Ask for less the next time, as it may have been too much for the time limit."""
-        self._count = max(1, self._count // 2)
-
     async def info(self, call: Call) -> StreamInfo:
         """Return what Redis tells of the stream."""
         (reply,) = await together(call, ("XINFO", "STREAM", self._stream))
         return StreamInfo(reply)
 
-    async def certain(self, call: Call, position: int, added: int | None = None) -> StreamPage[T]:
-        """Read what stands behind a position, and whether it is all that has ever stood there.
+    async def whole(self, call: Call, position: int, added: int | None = None) -> StreamPage[T]:
+        """Read what stands behind a position, and see what may be missing there.
 
         Args:
             call: Carries out commands.
@@ -110,13 +112,17 @@ class PageReader(Generic[T]):
         info = StreamInfo(reply)
         entries = array_of(behind) if position < info.last else []
         page = await self._page(entries, position, count)
-        hole = info.hole(
-            position, added, there=bool(array_of(there)), read=len(entries), full=page.full
+        hole = info.hole(position, added, None if page.full else len(entries))
+        page = replace(
+            page,
+            hole=hole,
+            deleted=info.deleted or 0,
+            strange=not info.knows(position, bool(array_of(there))),
         )
         if not page.full:
-            return replace(page, position=info.last, added=info.added, hole=hole)
+            return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)
-        return replace(page, added=added, hole=hole)
+        return replace(page, added=added)
 
     async def next(
         self, call: Call, position: int, added: int | None, seconds: float
@@ -148,7 +154,7 @@ class PageReader(Generic[T]):
         size = size_of(entries)
         if size > PAGE_BYTES and len(entries) > 1:
             entries, full = entries[: fitting(entries)], True
-            self._count = len(entries)
+            self._count, size = len(entries), size_of(entries)
         elif full:
             self._count = min(PAGE, 2 * count)
         incoming: list[Incoming[T]] = []
@@ -159,7 +165,7 @@ class PageReader(Generic[T]):
         cursors = [cursor for cursor, _ in entries]
         if cursors:
             position = position_of(cursors[-1])
-        return StreamPage(incoming, cursors, position, full=full, size=min(size, PAGE_BYTES))
+        return StreamPage(incoming, cursors, position, full=full, size=size)
 
     def _incoming(self, cursor: bytes, fields: Sequence[bytes]) -> Incoming[T]:
         try:

@@ -63,7 +63,8 @@ class Pipeline:
     Args:
         link: The connection, opened when there is something to send.
         size: Requests under way at a time, beyond which `call` waits.
-        timeout: Seconds that one request may take, waiting for its turn included.
+        timeout: Seconds that one request may take, waiting for its turn included; ``None``
+            leaves it to the link.
         late: Makes the error for what could not be sent in that time.
     """
 
@@ -71,7 +72,7 @@ class Pipeline:
         self,
         link: Link,
         size: int,
-        timeout: float,
+        timeout: float | None,
         late: Callable[[str], Exception] = TimeoutError,
     ) -> None:
         self.callers: set[asyncio.Task[object] | None] = set()
@@ -100,7 +101,7 @@ class Pipeline:
             Exception: What the link raises when it cannot connect, what `late` makes, or
                 the first refusal.
         """
-        if deadline is None:
+        if deadline is None and self._timeout is not None:
             deadline = asyncio.get_running_loop().time() + self._timeout
         request = _Request(commands)
         caller = asyncio.current_task()

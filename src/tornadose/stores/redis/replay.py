@@ -68,7 +68,7 @@ class StreamHistory(Generic[T]):
             self._cache.move_to_end(position)
             return page
         if position not in self._reads:
-            read = asyncio.create_task(self._pages.certain(self._pipeline.call, position))
+            read = asyncio.create_task(self._pages.whole(self._pipeline.call, position))
             read.add_done_callback(lambda read: self._keep(position, read))
             self._reads[position] = read
         return await asyncio.shield(self._reads[position])
@@ -76,12 +76,8 @@ class StreamHistory(Generic[T]):
     def _keep(self, position: int, read: asyncio.Task[StreamPage[T]]) -> None:
         """Keep a full page for a while: nothing can be added to it."""
         del self._reads[position]
-        if read.cancelled():
-            return
-        if read.exception() is not None:
-            return self._pages.read_less()
-        if not read.result().full:
-            return  # there will be more behind it
+        if read.cancelled() or read.exception() is not None or not read.result().full:
+            return  # or there will be more behind it
         self._cache[position] = read.result()
         while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
@@ -105,38 +101,57 @@ class StreamReplay(Generic[T]):
         self._history = history
         self._cursor = cursor
         self._position: int | None = None
+        self._resets: int | None = None  # of the live messages, before it began
+        self._deleted = 0  # position of the last deleted entry that was spoken of
         self._parts: deque[Page[T]] = deque()  # of the page that was read last
         self._full = False
+        self._begun = False
 
     async def read(self) -> Page[T]:
         """Return the next page, waiting for Redis as long as it takes."""
         await self._placed.wait()
+        if self._resets is None:
+            self._resets = self._fanout.resets
         if self._position is None:
             self._position = checked_position_of(self._cursor)
             if self._position is None:
                 return self._live("unknown")
         if not self._parts:
             page = await self._history.behind(self._position)
-            if page.hole == "restarted":
+            if page.hole is not None and page.hole.reason == "restarted":
                 if self._position > self._fanout.accepted:
                     return self._live("restarted")
                 await back_off(0)  # until it is noticed there as well, or there were two gaps
-                return Page([], None, self._position, met=False)
-            self._parts.extend(parts_of(page))
-            self._position, self._full = page.position, page.full
+                page = StreamPage[T]((), (), self._position)
+            self._parts.extend(parts_of(page, self._hole(page)))
+            self._position, self._full, self._begun = page.position, page.full, True
             if not page.incoming and self._position < self._fanout.accepted:
                 await back_off(0)  # the stream was reset, which is about to be noticed
         part = self._parts.popleft()
         met = not self._parts and not self._full and part.position >= self._fanout.accepted
+        if met and self._resets != self._fanout.resets:  # what stood behind it is lost
+            self._resets = self._fanout.resets
+            self._parts.append(Page([], "restarted", part.position, met=False))
+            met = False
         return replace(part, met=met)
+
+    def _hole(self, page: StreamPage[T]) -> GapReason | None:
+        """Tell why messages are missing in front of a page that is behind those before."""
+        told, self._deleted = max(self._position or 0, self._deleted), page.deleted
+        if page.hole is not None:
+            self._resets = self._fanout.resets
+            return page.hole.reason
+        if page.strange and not self._begun:
+            return "unknown"
+        return "expired" if page.deleted > told else None
 
     def _live(self, hole: GapReason) -> Page[T]:
         return Page([], hole, self._fanout.accepted, met=True)
 
 
-def parts_of(page: StreamPage[T]) -> Iterator[Page[T]]:
-    """Cut a page at the holes in it."""
-    hole, messages = page.hole, list[Message[T]]()
+def parts_of(page: StreamPage[T], hole: GapReason | None) -> Iterator[Page[T]]:
+    """Cut a page at the holes in it, with this one in front."""
+    messages = list[Message[T]]()
     for item, cursor in zip(page.incoming, page.cursors, strict=True):
         if isinstance(item, str):
             yield Page(messages, hole, position_of(cursor), met=False)

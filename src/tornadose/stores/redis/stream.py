@@ -127,7 +127,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
     def _prepare(self) -> None:
         super()._prepare()
         self._pages = PageReader(self._stream, self._decode, self._fanout.work)
-        self._history = StreamHistory(self._pages, self._new_pipeline(1))
+        self._history = StreamHistory(self._pages, self._new_pipeline(1, None))
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
 
@@ -209,13 +209,13 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
     async def _read(self, connection: Connection) -> None:
         if not self._placed.is_set():
             await self._place(connection.call)
-        certain_until = now()
+        whole_until = now()
         while True:
-            left = certain_until - now()
+            left = whole_until - now()
             page = await self._next_page(connection, left) if left > 0 else None
             if page is None:
-                page = await self._certain_page(connection)
-                certain_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
+                page = await self._whole_page(connection)
+                whole_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
             self._fanout.skip(page.position)
             self._added = page.added
 
@@ -227,26 +227,21 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             await self._hand_on(page.incoming, page.positions)
         return page
 
-    async def _certain_page(self, connection: Connection) -> StreamPage[T]:
+    async def _whole_page(self, connection: Connection) -> StreamPage[T]:
         """Hand on what is there, and announce what is missing."""
         position, accepted = self._fanout.position, self._fanout.accepted
-        page = await self._pages.certain(connection.call, position, self._added)
+        page = await self._pages.whole(connection.call, position, self._added)
         self._stand()
         if page.hole is not None:
             self._history.forget()
-            where = None if page.hole == "restarted" else page.position
-            await self._fanout.announce(page.hole, where)
+            await self._fanout.announce(page.hole.reason, page.hole.end)
         await self._hand_on(page.incoming, page.positions)
         if not page.full and page.position < accepted:  # Redis has lost the rest
             self._history.forget()
-            if page.hole != "restarted":
+            if page.hole is None or page.hole.reason != "restarted":
                 await self._fanout.announce("restarted")
             self._fanout.rewind(page.position)
         return page
-
-    def _fall(self, error: Exception) -> None:
-        self._pages.read_less()  # as it may have been too much for the time limit
-        super()._fall(error)
 
 
 class _StreamFanOut(FanOut[T]):

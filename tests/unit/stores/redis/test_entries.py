@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from tornadose import GapReason
 from tornadose.stores.redis.entries import (
+    Hole,
     StreamInfo,
     checked_position_of,
     cursor_of,
@@ -67,79 +68,82 @@ def test_p9_an_entry_without_a_payload_or_with_a_strange_event_is_none(
         payload_of(fields)
 
 
-def info(last: str, added: int | None, length: int, first: str | None = None) -> list[object]:
-    """Return what Redis says of a stream."""
+def info(
+    last: str, added: int | None, length: int, first: str | None = None, deleted: str = "0-0"
+) -> StreamInfo:
+    """Return what Redis tells of a stream."""
     fields: list[object] = [b"length", length, b"last-generated-id", last.encode()]
     fields += [b"first-entry", None if first is None else [first.encode(), [b"data", b"x"]]]
-    return [*fields, b"entries-added", added] if added is not None else fields
+    if added is not None:
+        fields += [b"entries-added", added, b"max-deleted-entry-id", deleted.encode()]
+    return StreamInfo(fields)
 
 
-NONE_YET = ResponseError("no such key")
+NONE_YET = StreamInfo(ResponseError("no such key"))
+
+
+def behind(end: str | None) -> int | None:
+    """Return where a hole ends: in front of an entry, as in "<2-0", or at one."""
+    if end is None:
+        return None
+    position = position_of(end.lstrip("<").encode())
+    return position - 1 if end.startswith("<") else position
 
 
 @pytest.mark.parametrize(
-    ("reply", "cursor", "added", "read", "reason"),
+    ("stream", "cursor", "added", "read", "hole"),
     [
         (NONE_YET, "0-0", None, 0, None),
-        (NONE_YET, "5-0", None, 0, "restarted"),
+        (NONE_YET, "5-0", None, 0, ("restarted", None)),
         (info("9-0", 9, 9, "1-0"), "9-0", None, 0, None),  # the last one
+        (info("9-0", 9, 9, "1-0"), "9-1", None, 0, ("restarted", None)),
         (info("9-0", 9, 0), "9-0", None, 0, None),  # and it is gone
         (info("9-0", 9, 9, "1-0"), "0-0", None, 9, None),  # the whole stream
-        (info("9-0", 9, 8, "2-0"), "0-0", None, 8, "expired"),
-        (info("9-0", 9, 0), "0-0", None, 0, "expired"),
-        (info("9-0", 9, 0), "5-0", None, 0, "expired"),
-        (info("9-0", 9, 3, "7-0"), "5-0", None, 3, "expired"),
+        (info("9-0", 9, 8, "2-0"), "0-0", None, 8, ("expired", "<2-0")),
+        (info("9-0", 9, 0), "0-0", None, 0, ("expired", "9-0")),
+        (info("9-0", 9, 0), "5-0", None, 0, ("expired", "9-0")),
+        (info("9-0", 9, 3, "7-0"), "5-0", None, 3, ("expired", "<7-0")),
         (info("9-0", 9, 3, "7-0"), "6-0", 6, 3, None),  # all that was added after it is there
-        (info("9-0", 9, 3, "7-0"), "6-0", 5, 3, "expired"),
-        (info("9-0", 9, 6, "1-0"), "6-0", 6, 3, None),  # it was deleted, nothing behind it was
-        (info("9-0", 9, 6, "1-0"), "6-0", 6, 2, "unknown"),
-        (info("9-0", 9, 6, "1-0"), "6-5", None, 3, "unknown"),
-        (info("9-0", None, 9, "1-0"), "0-0", None, 9, "expired"),  # before Redis 7
-        (info("9-0", None, 3, "7-0"), "6-0", None, 3, "expired"),
+        (info("9-0", 9, 3, "7-0"), "6-0", 6, None, None),  # though it was not read at once
+        (info("9-0", 9, 3, "7-0"), "6-0", 5, 3, ("expired", "<7-0")),
+        (info("9-0", 9, 3, "7-0"), "6-0", 5, None, ("expired", "<7-0")),
+        (info("9-0", 9, 6, "1-0"), "6-0", 6, 3, None),
+        (info("9-0", 9, 6, "1-0"), "6-0", None, None, None),  # nothing behind it was trimmed
+        (info("9-0", 9, 5, "1-0"), "6-0", 6, 2, ("expired", "9-0")),  # one behind it was deleted
+        (info("9-0", None, 9, "1-0"), "0-0", None, 9, ("expired", "<1-0")),  # before Redis 7
+        (info("9-0", None, 3, "7-0"), "6-0", None, 3, ("expired", "<7-0")),
+        (info("9-0", None, 3, "7-0"), "7-0", None, 2, None),
         (info("9-0", None, 3, "7-0"), "9-0", None, 0, None),
-        (info("9-0", 5, 5, "1-0"), "6-0", 6, 1, "restarted"),  # fewer than there were before
+        (info("9-0", 5, 5, "1-0"), "6-0", 6, 1, ("restarted", None)),  # there were more before
+        (info("9-0", 8, 8, "1-0"), "9-0", 9, 0, ("restarted", None)),  # the same ids again
     ],
 )
-def test_p8_only_what_is_proven_to_be_complete_is_no_gap(
-    reply: object, cursor: str, added: int | None, read: int, reason: GapReason | None
+def test_p8_what_is_proven_to_be_complete_is_no_hole(
+    stream: StreamInfo,
+    cursor: str,
+    added: int | None,
+    read: int | None,
+    hole: tuple[GapReason, str | None] | None,
 ) -> None:
-    position = position_of(cursor.encode())
-    hole = StreamInfo(reply).hole(position, added, there=False, read=read, full=False)
-    assert hole == reason
+    found = stream.hole(position_of(cursor.encode()), added, read)
+    assert found == (None if hole is None else Hole(hole[0], behind(hole[1])))
 
 
 @pytest.mark.parametrize(
-    ("added", "read", "full", "reason"),
+    ("stream", "cursor", "there", "known"),
     [
-        (None, 3, False, None),
-        (6, 3, False, None),
-        (6, 2, False, "expired"),  # one was deleted before it was read
-        (6, 2, True, None),  # or it comes with the next page
-        (7, 3, False, "restarted"),  # the entry that is there is another one
-        (7, 3, True, "restarted"),
+        (info("9-0", 9, 9, "1-0"), "6-0", True, True),
+        (info("9-0", 9, 9, "1-0"), "6-5", False, False),
+        (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-5", False, True),
+        (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-6", False, False),
+        (info("9-0", 9, 3, "7-0"), "6-5", False, True),  # it may have been trimmed
+        (info("9-0", None, 9, "1-0"), "6-5", False, False),  # before Redis 7
     ],
 )
-def test_p2_an_entry_that_is_still_there_does_not_prove_everything(
-    added: int | None, read: int, full: bool, reason: GapReason | None
+def test_p8_an_id_of_which_there_can_have_been_no_entry_is_known(
+    stream: StreamInfo, cursor: str, there: bool, known: bool
 ) -> None:
-    stream = StreamInfo(info("9-0", 9, 9, "1-0"))
-    position = position_of(b"6-0")
-    assert stream.hole(position, added, there=True, read=read, full=full) == reason
-
-
-@pytest.mark.parametrize(("added", "reason"), [(9, None), (8, "restarted"), (10, "restarted")])
-def test_p2_the_same_last_id_does_not_prove_everything(
-    added: int, reason: GapReason | None
-) -> None:
-    stream = StreamInfo(info("9-0", 9, 9, "1-0"))
-    position = position_of(b"9-0")
-    assert stream.hole(position, added, there=True, read=0, full=False) == reason
-
-
-def test_p8_what_was_trimmed_before_it_is_read_in_several_pages_is_known() -> None:
-    stream, position = StreamInfo(info("9-0", 9, 3, "7-0")), position_of(b"6-0")
-    assert stream.hole(position, 6, there=False, read=1, full=True) is None
-    assert stream.hole(position, 5, there=False, read=1, full=True) == "expired"
+    assert stream.knows(position_of(cursor.encode()), there) is known
 
 
 def test_what_redis_refuses_to_say_of_a_stream_is_an_error() -> None:

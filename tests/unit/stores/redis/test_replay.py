@@ -17,8 +17,8 @@ def test_p9_a_page_is_cut_where_a_message_is_poisoned() -> None:
         messages[2],
     ]
     cursors = [b"0-%d" % number for number in range(1, 6)]
-    page = StreamPage(incoming, cursors, 5, hole="expired")
-    parts = [(part.messages, part.hole) for part in parts_of(page)]
+    page = StreamPage(incoming, cursors, 5)
+    parts = [(part.messages, part.hole) for part in parts_of(page, "expired")]
     assert parts == [
         ([messages[0]], "expired"),
         ([], "poisoned"),
