@@ -70,6 +70,15 @@ def test_figures_are_judged() -> None:
     assert paced.verdict(results(raw_loop=10.0, tornadose=13.0)) == "NOT REACHED"
 
 
+def test_a_copy_for_each_client_is_seen_in_the_cpu_time_of_1_mb() -> None:
+    (figure,) = (each for each in FIGURES if each.name.startswith("1 MB to 100"))
+    for cpu, verdict in (0.023, "reached"), (0.160, "NOT REACHED"):
+        found = Results()
+        for server, each in ("raw loop", 0.020), ("tornadose", cpu):
+            found.add("1 MB to 100", server, Sample(cpu=each, wall=1.0, count=100))
+        assert figure.verdict(found) == verdict
+
+
 def test_tables_have_columns_of_one_width() -> None:
     found = results(raw_loop=10.0, tornadose=12.0)
     for table in servers_table(found), figures_table(found), servers_table(Results()):
