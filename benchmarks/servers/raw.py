@@ -33,15 +33,24 @@ async def main(setup: Setup) -> None:
         def connection_lost(self, exc: Exception | None) -> None:
             transports.discard(self.transport)
 
-    async def publish(text: str) -> None:
-        event = f"id: {next(numbers):016d}\ndata: {text}\n\n".encode()
+    def write(event: bytes) -> None:
         chunk = b"%x\r\n%b\r\n" % (len(event), event)
         for transport in transports:
             transport.write(chunk)
 
+    async def publish(text: str) -> None:
+        write(f"id: {next(numbers):016d}\ndata: {text}\n\n".encode())
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(setup.heartbeat)
+            write(b":\n\n")
+
     sock = listen(setup)
     await asyncio.get_running_loop().create_server(Client, sock=sock)
+    beating = asyncio.create_task(beat())
     await follow(setup, sock.getsockname()[1], publish, lambda: len(transports))
+    beating.cancel()
 
 
 if __name__ == "__main__":
