@@ -100,7 +100,7 @@ def measured(options: argparse.Namespace) -> Results:
             try:
                 redis_in.measure(REDIS_MESSAGES[options.full], redis, results, progress)
             except BenchmarkError as error:
-                results.skipped.append(f"Redis in: {error}")
+                results.failed.append(f"Redis in: {error}")
     if _named("import", options.only):
         progress("import", "")
         results.values[IMPORT] = importing.milliseconds()

@@ -76,10 +76,9 @@ def idle(results: Results) -> float | None:
 
 def stalled(results: Results) -> float | None:
     """Find how the p99 of the others grows where a tenth of the clients has stalled."""
-    servers = results.samples.get("stalled", {})
-    none, some = (servers.get(TORNADOSE.name + suffix, ()) for suffix in ("", STALLED))
-    pairs = list(zip(some, none, strict=False))
-    return median(a.p99 / b.p99 for a, b in pairs) if pairs else None
+    delays = results.delays.get("stalled", {})
+    none, some = (delays.get(TORNADOSE.name + suffix) for suffix in ("", STALLED))
+    return some.p99 / none.p99 if some and none and some.p99 and none.p99 else None
 
 
 def flatness(results: Results) -> float | None:

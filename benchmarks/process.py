@@ -16,7 +16,15 @@ from .protocol import Ready, Setup, pack, unpack
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ("CLIENT_CORE", "SERVER_CORE", "BenchmarkError", "Process", "Server", "pin")
+__all__ = (
+    "CLIENT_CORE",
+    "SERVER_CORE",
+    "BenchmarkError",
+    "NotInstalledError",
+    "Process",
+    "Server",
+    "pin",
+)
 
 T = TypeVar("T")
 
@@ -30,6 +38,10 @@ SERVER_CORE, CLIENT_CORE = (_cores[0], _cores[1]) if len(_cores) > 1 else (-1, -
 
 class BenchmarkError(Exception):
     """A server, or the load client, has failed."""
+
+
+class NotInstalledError(BenchmarkError):
+    """What a server is made with is not installed."""
 
 
 def pin(pid: int, core: int) -> None:
@@ -130,11 +142,18 @@ class Process:
         """Let `peak` begin anew, with what is resident now."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
-    def _failed(self, what: str) -> BenchmarkError:
-        """Return the error with the last line that the process has written, if any."""
+    def last_words(self) -> str:
+        """Return the last line that the process has written to standard error, if any."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").splitlines()
-        return BenchmarkError(lines[-1] if lines else f"{self.module}: {what}")
+        return lines[-1] if lines else ""
+
+    def _failed(self, what: str) -> BenchmarkError:
+        words = self.last_words()
+        module = words.startswith("ModuleNotFoundError") and "tornadose" not in words
+        if module or words.endswith("not installed"):
+            return NotInstalledError(words)
+        return BenchmarkError(words or f"{self.module}: {what}")
 
 
 class Server(Process):

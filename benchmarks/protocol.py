@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -134,12 +134,23 @@ class Count:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What the load client has received; the times are seconds."""
+    """What the load client has received.
+
+    Args:
+        received: Messages; or clients that came and went.
+        size: Bytes of all of them, with what frames them.
+        ended: When the last one was there, on the monotonic clock.
+        cpu: Seconds that this took the load client.
+        latencies: Nanoseconds from submit to receipt, of some of the clients.
+        trouble: What was wrong with what came, if anything.
+    """
 
     received: int
-    lost: int = 0
-    p50: float = 0.0
-    p99: float = 0.0
+    size: int = 0
+    ended: float
+    cpu: float
+    latencies: list[int] = field(default_factory=list[int])
+    trouble: str = ""
 
 
 def pack(value: DataclassInstance) -> str:

@@ -17,6 +17,7 @@ __all__ = ("Session",)
 
 AT_ONCE = 50  # clients that come and go at a time
 FILL_RATE = 400.0  # messages a second, that need not be timed
+BEATING = 0.9  # share of the clients that get a heartbeat within the time between two
 SETTLE = 0.02  # seconds in which a server ends what it does after the last write
 
 
@@ -51,10 +52,9 @@ class Session:
                 stack.callback(self._servers[-1].close)
             self._connect(entrant.processes, 0)  # what the first connection costs, once
             before = self._resident()
-            self._connect(
-                stage.clients - entrant.processes, round(entrant.stalled * stage.clients)
-            )
-            self.memory = (self._resident() - before) / stage.clients
+            clients = stage.clients + entrant.stalled
+            self._connect(clients - entrant.processes, entrant.stalled)
+            self.memory = (self._resident() - before) / clients
             self.connected_at = time.monotonic()
             if stage.fill:
                 first = stage.shapes[0]
@@ -65,6 +65,10 @@ class Session:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server and the load client; twice is harmless."""
         self._stack.close()
 
     @property
@@ -75,8 +79,12 @@ class Session:
         """Return the CPU time that the server has used, in seconds."""
         return sum(server.cpu() for server in self._servers)
 
-    def measure(self, shape: Shape) -> Sample:
-        """Let the server have this shape of load once."""
+    def measure(self, shape: Shape) -> tuple[Sample, list[int]]:
+        """Let the server have this shape of load once.
+
+        Returns:
+            What was measured, and nanoseconds from submit to receipt.
+        """
         for server in self._servers:
             server.forget_peak()
         churn = AT_ONCE if shape.do == "churn" else 0
@@ -84,28 +92,38 @@ class Session:
             messages=shape.messages, size=shape.size, lockstep=shape.do == "lockstep", churn=churn
         )
         self._client.ask(Done, count, "count")
-        resident, cpu, client = self._resident(), self.cpu(), self._client.cpu()
-        start = time.monotonic()
-        if shape.do in ("paced", "lockstep"):
+        resident, cpu, start = self._resident(), self.cpu(), time.monotonic()
+        if not churn:
             self._publish(shape)
         report = self._client.answer(Report)
-        wall = time.monotonic() - start
-        client = self._client.cpu() - client
-        if report.lost:
-            raise BenchmarkError(f"{self.name}: {report.lost} messages did not come")
+        if report.trouble:
+            said = self._servers[0].last_words()
+            raise BenchmarkError(f"{self.name}: {report.trouble}{said and f' ({said})'}")
         if churn:
             self._await()
+        else:
+            self._servers[0].answer(Done)
         time.sleep(SETTLE)
-        return Sample(
+        wall = report.ended - start
+        sample = Sample(
             cpu=self.cpu() - cpu,
             wall=wall,
             count=report.received,
-            p50=report.p50,
-            p99=report.p99,
-            client=client / wall,
+            size=report.size,
+            client=report.cpu / wall,
             growth=sum(server.peak() for server in self._servers) - resident,
             memory=self.memory,
         )
+        return sample, report.latencies
+
+    def heard(self) -> int:
+        """Return how many clients have got anything since this was last asked."""
+        return self._client.ask(Done, Count(messages=0), "hear").count
+
+    def check_heartbeats(self) -> None:
+        """Require that nearly all clients have got something since `heard` was asked."""
+        if (heard := self.heard()) < BEATING * self._connected:
+            raise BenchmarkError(f"{self.name}: only {heard} clients got a heartbeat")
 
     def _publish(self, shape: Shape) -> None:
         order = Order(
@@ -115,7 +133,7 @@ class Session:
             rate=shape.rate,
             burst=shape.burst,
         )
-        self._servers[0].ask(Done, order)
+        self._servers[0].tell(order)
 
     def _connect(self, clients: int, stalled: int) -> None:
         """Connect more clients, and wait until the servers know them."""

@@ -27,14 +27,16 @@ class Entrant:
         name: In tables.
         module: In `benchmarks.servers`.
         websocket: Whether clients ask for a WebSocket.
-        stalled: Share of its clients that stop reading.
+        beats: Whether it can send a heartbeat to who is idle.
+        stalled: Clients that stop reading, besides those of the stage.
         processes: How many of it share the clients, and a Redis stream.
     """
 
     name: str
     module: str
     websocket: bool = False
-    stalled: float = 0.0
+    beats: bool = True
+    stalled: int = 0
     processes: int = 1
 
 
@@ -67,7 +69,7 @@ class Stage:
     """Shapes that the same connections get, one after the other.
 
     Args:
-        clients: How many are connected to each server.
+        clients: How many are connected to each server, and read.
         entrants: The servers.
         shapes: What they get.
         send_buffer: Of each client's socket at the server, in bytes; 0 is the system's.
@@ -87,7 +89,7 @@ PYTHON_PEERS = (
     Entrant(name="Tornado, a queue each", module="tornado_queue"),
     Entrant(name="aiohttp-sse", module="aiohttp_sse"),
     Entrant(name="sse-starlette", module="sse_starlette"),
-    Entrant(name="Litestar channels", module="litestar"),
+    Entrant(name="Litestar channels", module="litestar", beats=False),
     Entrant(name="FastAPI", module="fastapi"),
 )
 NCHAN = Entrant(name="nginx nchan", module="nchan")
@@ -118,7 +120,7 @@ def _quick() -> Sequence[Stage]:
         Stage(clients=10, entrants=both, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=both, shapes=(_lockstep(1000, 20),)),
         Stage(clients=9000, entrants=both, shapes=(_lockstep(9000, 3), _idle(15, 1))),
-        _stalled((TORNADOSE,), 30),
+        _stalled((TORNADOSE,), 60),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(30),)),
     )
 
@@ -134,7 +136,7 @@ def _full() -> Sequence[Stage]:
         Stage(clients=10, entrants=SSE, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=SSE, shapes=(_lockstep(1000, 30),)),
         Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 3), _idle(15, 5))),
-        _stalled((TORNADOSE, *PYTHON_PEERS), 40),
+        _stalled((TORNADOSE, *PYTHON_PEERS), 80),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(80),)),
     )
 
@@ -172,11 +174,11 @@ def _idle(seconds: int, repetitions: int) -> Shape:
 
 
 def _stalled(entrants: Sequence[Entrant], messages: int) -> Stage:
-    """Compare servers with themselves, with a tenth of the clients stalled."""
+    """Compare servers with themselves, with 50 clients more that have stalled."""
     pairs = tuple(
-        Entrant(name=entrant.name + suffix, module=entrant.module, stalled=share)
+        Entrant(name=entrant.name + suffix, module=entrant.module, stalled=stalled)
         for entrant in entrants
-        for suffix, share in (("", 0.0), (STALLED, 0.1))
+        for suffix, stalled in (("", 0), (STALLED, 50))
     )
     shape = Shape(name="stalled", do="paced", messages=messages, size=1000)
-    return Stage(clients=500, entrants=pairs, shapes=(shape,), send_buffer=16384, fill=100)
+    return Stage(clients=450, entrants=pairs, shapes=(shape,), send_buffer=16384, fill=100)

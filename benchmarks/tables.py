@@ -6,17 +6,24 @@ from collections.abc import Iterator, Sequence
 
 from .figures import FIGURES
 from .results import Results, Row, rows
+from .shapes import RAW
 
 __all__ = ("LEGEND", "figures_table", "servers_table", "yardstick_line")
 
-HEAD = ("shape", "server", "CPU µs", "x", "wall s", "per s", "p50 ms", "p99 ms", "KiB", "client")
-
+HEAD = (
+    *("shape", "server", "CPU µs", "x", "from-to", "wall s", "per s", "bytes"),
+    *("p50 ms", "p99 ms", "KiB", "server", "client"),
+)
+IDLE_ENOUGH = 0.5  # share of its core that the load client may use in any case
 
 LEGEND = """\
 CPU µs: of the server, user and system, for each message that a client has received; of churn,
 for each client that came and went; of idle, for each second. x: against the raw loop, or the
-redis-py loop, in the same repetition. p50, p99: from submit to receipt. KiB: of memory, for each
-connection. client: share of its core that the load client used. Medians of the repetitions."""
+redis-py loop, in the same repetition; from-to: the least and the most of these ratios, and of
+the raw loop itself, against its median. bytes: for each delivery, with what frames it. p50, p99:
+from submit to receipt, of all repetitions together; no p99 of fewer than 500. KiB: of memory, for
+each connection, once. server, client: share of its core that the server, and the load client,
+used; two processes share the server's core, with Redis. Medians of the repetitions otherwise."""
 
 
 def servers_table(results: Results) -> str:
@@ -40,24 +47,21 @@ def figures_table(results: Results) -> str:
 
 
 def yardstick_line(results: Results) -> str:
-    """Say how near the load client came to be the bottleneck."""
-    shares = [row for row in rows(results) if row.client]
-    if not shares:
+    """Say whether the load client was the bottleneck anywhere, as the yardstick shows it."""
+    raw = [row for row in rows(results) if row.server == RAW.name and row.client]
+    if not raw:
         return ""
-    busiest, quickest = max(shares, key=_client), max(shares, key=_rate)
+    busiest = max(raw, key=_client)
+    slow = [row.shape for row in raw if row.client > max(row.busy, IDLE_ENOUGH)]
+    verdict = f"IT WAS THE BOTTLENECK in {', '.join(slow)}" if slow else "never the bottleneck"
     return (
-        f"The load client used at most {busiest.client:.0%} of its core"
-        f" ({busiest.shape}: {busiest.server}); it took up to {quickest.rate:,.0f} deliveries a"
-        f" second ({quickest.shape}: {quickest.server})."
+        f"With the raw loop, the load client used at most {busiest.client:.0%} of its core"
+        f" ({busiest.shape}, where the server used {busiest.busy:.0%} of its own): {verdict}."
     )
 
 
 def _client(row: Row) -> float:
     return row.client
-
-
-def _rate(row: Row) -> float:
-    return row.rate
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -66,11 +70,14 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.server,
         f"{row.cpu:,.1f}",
         "" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.least is None or row.most is None else f"{row.least:.2f}-{row.most:.2f}",
         f"{row.wall:.2f}",
         f"{row.rate:,.0f}",
-        f"{row.p50:.1f}" if row.p50 else "",
-        f"{row.p99:.1f}" if row.p99 else "",
+        f"{row.size:,.0f}" if row.size else "",
+        "" if row.p50 is None else f"{row.p50:.1f}",
+        "" if row.p99 is None else f"{row.p99:.1f}",
         f"{row.memory:.1f}" if row.memory else "",
+        f"{row.busy:.0%}",
         f"{row.client:.0%}" if row.client else "",
     )
 

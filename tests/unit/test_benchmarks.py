@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from benchmarks.chart import svg
-from benchmarks.client import percentile
 from benchmarks.compare import worse
 from benchmarks.figures import FIGURES
-from benchmarks.process import BenchmarkError, Server
-from benchmarks.protocol import MARK, Order, Setup, pack, payload, unpack
-from benchmarks.results import Results, Sample, load, ratio, rows, save
+from benchmarks.process import NotInstalledError, Process, Server
+from benchmarks.protocol import (
+    MARK,
+    Connect,
+    Count,
+    Done,
+    Order,
+    Report,
+    Setup,
+    pack,
+    payload,
+    unpack,
+)
+from benchmarks.results import Delay, Results, Sample, load, percentile, ratio, rows, save
 from benchmarks.session import Session
 from benchmarks.shapes import Shape, plan
 from benchmarks.tables import figures_table, servers_table, yardstick_line
@@ -26,8 +39,10 @@ def results(**microseconds: float) -> Results:
     for server, each in microseconds.items():
         for noise in (1.0, 1.5, 1.1, 0.9, 1.0):
             cpu = each * noise * 1000 / 1e6
-            sample = Sample(cpu=cpu, wall=1.0, count=1000, p50=0.001, p99=0.002, client=0.25)
+            sample = Sample(cpu=cpu, wall=1.0, count=1000, client=0.25)
             found.add("paced", server.replace("_", " "), sample)
+        delays = found.delays.setdefault("paced", {})
+        delays[server.replace("_", " ")] = Delay(count=1000, p50=0.001, p99=0.002)
     return found
 
 
@@ -115,15 +130,68 @@ def test_a_server_can_be_measured(name: str) -> None:
             (Shape(name="lockstep", do="lockstep", messages=5, size=500_000), 40),
             (Shape(name="churn", do="churn", messages=3), 3),
         ):
-            sample = session.measure(shape)
+            sample, latencies = session.measure(shape)
             assert sample.count == received
             assert sample.cpu > 0
+            assert sample.size >= (shape.messages * shape.size * 8 if latencies else 0)
+
+
+@contextmanager
+def load_client(clients: int) -> Generator[tuple[Process, list[socket.socket]], None, None]:
+    """Give the load client, and the server's sides of its connections."""
+    with ExitStack() as stack:
+        client = Process("client", "-1", -1)
+        stack.callback(client.close)
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        order = Connect(ports=server.getsockname()[1:], path="/", websocket=False, clients=clients)
+        client.tell(order, "connect")
+        accepted = [stack.enter_context(server.accept()[0]) for _ in range(clients)]
+        for sock in accepted:
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        client.answer(Done)
+        yield client, accepted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses epoll")
+@pytest.mark.parametrize(
+    ("size", "sent", "trouble"),
+    [
+        (10_000, [10_000] * 4, ""),
+        (100, [200, 200, 0, 0], "a client got more than was published"),
+        (100, [200] * 4, "a client got more than was published"),
+        (100, [100, 100, 100, 0], "1 of 4 clients got too little"),
+        (10_000, [20] * 4, "4 of 4 clients got too little"),
+    ],
+)
+def test_each_client_is_to_get_each_message_once(size: int, sent: list[int], trouble: str) -> None:
+    with load_client(len(sent)) as (client, accepted):
+        for sock, each in zip(accepted, sent, strict=True):
+            sock.sendall(payload(size).encode()[-each:] * max(1, each // size) if each else b"")
+        client.ask(Done, Count(messages=1, size=size, timeout=0.1), "count")
+        report = client.answer(Report)
+    assert report.trouble == trouble
+    assert report.size == sum(sent) or trouble
+    assert len(report.latencies) == len(sent) or trouble
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses epoll")
+def test_who_gets_no_heartbeat_is_not_counted() -> None:
+    with load_client(3) as (client, (first, second, _)):
+        for sock in first, second, first:
+            sock.sendall(b":\n\n")
+        assert client.ask(Done, Count(messages=0), "hear").count == 2
+        assert client.ask(Done, Count(messages=0), "hear").count == 0
+
+
+def test_too_few_latencies_have_no_p99() -> None:
+    assert Delay.of([1000] * 499).p99 is None
+    assert Delay.of([1000] * 500) == Delay(count=500, p50=1e-6, p99=1e-6)
 
 
 def test_a_server_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCHAN", "")
     monkeypatch.setenv("NGINX", "/nonexistent")
-    with pytest.raises(BenchmarkError, match=r"nginx|nonexistent"):
+    with pytest.raises(NotInstalledError, match="nginx"):
         Server("nchan", Setup())
 
 
@@ -142,4 +210,3 @@ def test_orders_travel_as_lines() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1), (0.5, 3), (0.99, 4), (1.0, 4)])
 def test_a_percentile_is_one_of_the_values(share: float, expected: int) -> None:
     assert percentile([1, 2, 3, 4], share) == expected
-    assert percentile([], share) == 0.0
