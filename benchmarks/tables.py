@@ -22,8 +22,8 @@ for each client that came and went; of idle, for each second. x: against the raw
 redis-py loop, in the same repetition; from-to: the least and the most of these ratios, and of
 the raw loop itself, against its median. bytes: for each delivery, with what frames it. p50, p99:
 from submit to receipt, of all repetitions together; no p99 of fewer than 500. KiB: of memory, for
-each connection, once. server, client: share of its core that the server, and the load client,
-used; two processes share the server's core, with Redis. Medians of the repetitions otherwise."""
+each connection, one sample. server, client: share of its core that the server, and the load client,
+used; two processes share the core, and Redis is in what they do. Otherwise medians."""
 
 
 def servers_table(results: Results) -> str:

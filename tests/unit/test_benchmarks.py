@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks.chart import svg
+from benchmarks.choice import chosen, matching
 from benchmarks.compare import worse
 from benchmarks.figures import FIGURES
 from benchmarks.process import NotInstalledError, Process, Server
@@ -67,14 +68,66 @@ def test_what_was_saved_can_be_loaded(tmp_path: Path) -> None:
     assert load(tmp_path / "results.json") == found
 
 
-def test_a_ratio_that_is_worse_by_more_than_15_percent_is_named() -> None:
+PACED = {("paced", "tornadose"), ("paced", "raw loop")}
+
+
+def test_a_ratio_that_is_worse_by_more_than_15_percent_is_named_once() -> None:
     before = results(raw_loop=10.0, tornadose=12.0, aiohttp=36.0)
-    assert worse(results(raw_loop=20.0, tornadose=27.0, aiohttp=200.0), before) == []
-    assert worse(results(raw_loop=10.0, tornadose=14.0), before) == [
+    assert worse(results(raw_loop=20.0, tornadose=27.0, aiohttp=200.0), before, PACED) == []
+    assert worse(results(raw_loop=10.0, tornadose=14.0), before, PACED) == [
         "paced: tornadose, CPU: 1.20 before, 1.40 now",
-        "SSE paced, CPU against the raw loop: 1.20 before, 1.40 now",
     ]
-    assert worse(results(raw_loop=10.0, tornadose=14.0), Results()) == []
+    assert worse(results(raw_loop=10.0, tornadose=14.0), Results(), PACED) == []
+
+
+@pytest.mark.parametrize("missing", [{"raw_loop": 10.0}, {"tornadose": 10.0}, {}])
+def test_what_was_to_be_measured_and_is_missing_is_named(missing: dict[str, float]) -> None:
+    before = results(raw_loop=10.0, tornadose=12.0)
+    assert worse(results(**missing), before, PACED) == [
+        "paced: tornadose, CPU: 1.20 before, missing now",
+        "paced: tornadose, p99 against raw loop: 1.00 before, missing now",
+    ]
+    assert worse(results(**missing), before, {("paced", "raw loop")}) == []
+
+
+def test_a_p99_that_is_worse_than_the_raw_loops_by_half_is_named() -> None:
+    before, now = (results(raw_loop=10.0, tornadose=12.0) for _ in range(2))
+    now.delays["paced"]["tornadose"] = Delay(count=1000, p50=0.001, p99=0.0029)
+    assert worse(now, before, PACED) == []
+    now.delays["paced"]["tornadose"] = Delay(count=1000, p50=0.001, p99=0.0031)
+    assert worse(now, before, PACED) == [
+        "paced: tornadose, p99 against raw loop: 1.00 before, 1.55 now"
+    ]
+
+
+def test_the_cpu_and_memory_of_who_is_idle_are_compared() -> None:
+    def idle(cpu: float, memory: float) -> Results:
+        found = Results()
+        for server, each in ("raw loop", 0.1), ("tornadose", cpu):
+            found.add("idle", server, Sample(cpu=each, wall=15.0, count=15, memory=memory))
+        return found
+
+    assert worse(idle(0.2, 20480.0), idle(0.15, 10240.0), {("idle", "tornadose")}) == [
+        "idle: tornadose, CPU: 1.50 before, 2.00 now",
+        "idle: tornadose, KiB: 10.00 before, 20.00 now",
+    ]
+
+
+def test_that_very_name_is_chosen_before_those_that_begin_so() -> None:
+    names = "1 MB to 100", "1 MB to 10", "Redis Streams in"
+    assert matching(["1 MB to 10"], names) == {"1 MB to 10"}
+    assert matching(["1 MB", "redis"], names) == set(names)
+    assert matching(None, names) == set(names)
+    with pytest.raises(ValueError, match="'2 MB' is none of"):
+        matching(["2 MB"], names)
+
+
+def test_a_chosen_server_has_the_raw_loop_beside_it() -> None:
+    stages = chosen(plan(full=True), {"paced", "stalled"}, {"tornadose"})
+    assert [[entrant.name for entrant in stage.entrants] for stage in stages] == [
+        ["raw loop", "tornadose"],
+        ["tornadose", "tornadose (10 % stalled)"],
+    ]
 
 
 def test_figures_are_judged() -> None:
@@ -104,7 +157,7 @@ def test_tables_have_columns_of_one_width() -> None:
 
 @pytest.mark.parametrize("servers", [{}, {"a": 1.0}, {"tornadose": 2.0, "b": 3.0, "c": 900.0}])
 def test_the_chart_is_well_formed(servers: dict[str, float]) -> None:
-    drawn = svg(results(**servers))
+    drawn = svg(results(**servers)) or "<svg/>"
     root = ElementTree.fromstring(drawn)  # noqa: S314 (it is our own)
     bars = list(root.iter("{http://www.w3.org/2000/svg}rect"))
     assert len(bars) == len(servers)
