@@ -175,11 +175,13 @@ def show(results: Results) -> None:
 def main() -> int:
     options = parsed()
     results: Results = options.load or measured(options)
-    show(results)
-    if options.json:
-        save(results, options.json)
-    if options.chart and (drawn := chart.svg(results)):
-        options.chart.write_text(drawn)
+    try:
+        show(results)
+    finally:  # also where nobody reads to the end
+        if options.json:
+            save(results, options.json)
+        if options.chart and (drawn := chart.svg(results)):
+            options.chart.write_text(drawn)
     lines: list[str] = []
     if options.check:
         lines = worse(results, options.check, to_measure(options))

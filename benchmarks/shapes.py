@@ -52,7 +52,8 @@ class Shape:
         size: Of the payload, in bytes.
         rate: Messages a second.
         burst: Messages that are submitted together.
-        repetitions: Interleaved with those of the other servers.
+        repetitions: Interleaved with those of the other servers, after one more that only
+            warms up.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Shape:
     size: int = 100
     rate: float = 40.0
     burst: int = 1
-    repetitions: int = 5
+    repetitions: int = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +121,14 @@ def _quick() -> Sequence[Stage]:
         Stage(clients=10, entrants=both, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=both, shapes=(_lockstep(1000, 20),)),
         Stage(clients=9000, entrants=both, shapes=(_lockstep(9000, 3), _idle(15, 1))),
-        _stalled((TORNADOSE,), 60),
+        _stalled((TORNADOSE,), 60, 7),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(30),)),
     )
 
 
 def _full() -> Sequence[Stage]:
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(120), _bursts(80))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(100, 5), _bursts(80))),
         Stage(
             clients=100,
             entrants=SSE,
@@ -135,14 +136,14 @@ def _full() -> Sequence[Stage]:
         ),
         Stage(clients=10, entrants=SSE, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=SSE, shapes=(_lockstep(1000, 30),)),
-        Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 3), _idle(15, 5))),
-        _stalled((TORNADOSE, *PYTHON_PEERS), 80),
+        Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 3), _idle(15, 3))),
+        _stalled((TORNADOSE, *PYTHON_PEERS), 80, 5),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(80),)),
     )
 
 
-def _paced(messages: int) -> Shape:
-    return Shape(name="paced", do="paced", messages=messages)
+def _paced(messages: int, repetitions: int = 7) -> Shape:
+    return Shape(name="paced", do="paced", messages=messages, repetitions=repetitions)
 
 
 def _two_processes(messages: int) -> Shape:
@@ -173,12 +174,14 @@ def _idle(seconds: int, repetitions: int) -> Shape:
     return Shape(name="idle", do="idle", messages=seconds, repetitions=repetitions)
 
 
-def _stalled(entrants: Sequence[Entrant], messages: int) -> Stage:
+def _stalled(entrants: Sequence[Entrant], messages: int, repetitions: int) -> Stage:
     """Compare servers with themselves, with 50 clients more that have stalled."""
     pairs = tuple(
         Entrant(name=entrant.name + suffix, module=entrant.module, stalled=stalled)
         for entrant in entrants
         for suffix, stalled in (("", 0), (STALLED, 50))
     )
-    shape = Shape(name="stalled", do="paced", messages=messages, size=1000)
+    shape = Shape(
+        name="stalled", do="paced", messages=messages, size=1000, repetitions=repetitions
+    )
     return Stage(clients=450, entrants=pairs, shapes=(shape,), send_buffer=16384, fill=100)
