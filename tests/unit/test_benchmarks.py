@@ -155,6 +155,22 @@ def test_tables_have_columns_of_one_width() -> None:
     assert yardstick_line(Results()) == ""
 
 
+def test_a_shape_is_marked_where_the_raw_loop_spreads_by_more_than_10_percent() -> None:
+    assert "paced ~" in servers_table(results(raw_loop=10.0))
+    calm = Results()
+    for cpu in 1.0, 1.05:
+        calm.add("paced", "raw loop", Sample(cpu=cpu, wall=1.0, count=1))
+    assert "paced ~" not in servers_table(calm)
+
+
+def test_the_load_client_is_the_bottleneck_where_it_is_busier_than_the_raw_loop() -> None:
+    for client, verdict in (0.8, "never the bottleneck"), (0.95, "BOTTLENECK in lockstep"):
+        found = Results()
+        sample = Sample(cpu=0.9, wall=1.0, count=1, client=client)
+        found.add("lockstep", "raw loop", sample)
+        assert verdict in yardstick_line(found)
+
+
 @pytest.mark.parametrize("servers", [{}, {"a": 1.0}, {"tornadose": 2.0, "b": 3.0, "c": 900.0}])
 def test_the_chart_is_well_formed(servers: dict[str, float]) -> None:
     drawn = svg(results(**servers)) or "<svg/>"
