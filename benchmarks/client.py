@@ -26,6 +26,9 @@ ENOUGH = 1000  # times that are noted; where they would be fewer, more clients d
 QUIET = 0.02  # seconds in which nothing more is to come
 SMALL = 4096  # bytes of receive buffer of a client that stalls
 
+TOO_MUCH = "a client got more than was published"
+DISCONNECTED = "a client was disconnected"
+
 REQUEST = "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 UPGRADE = (
     "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -83,7 +86,7 @@ class Client:
                     if got <= far:
                         ahead[fd] = far - got
                         if not got:
-                            trouble = "a client was disconnected"
+                            trouble = DISCONNECTED
                         continue
                     place = far
                     while (mark := buffer.find(MARK, place, got)) >= 0:
@@ -95,15 +98,14 @@ class Client:
                         if missing[fd] == 0:
                             late -= 1
                         elif missing[fd] < 0:
-                            trouble = "a client got more than was published"
+                            trouble = TOO_MUCH
                     ahead[fd] = place - got if place > got else 0
             if trouble:
                 break
             if order.lockstep:
                 os.write(self._acks, b"\n")
         ended, cpu = time.monotonic(), time.process_time() - start
-        if not trouble and self._surplus():
-            trouble = "a client got more than was published"
+        trouble = trouble or self._surplus()
         return Report(
             received=order.messages * len(receive),
             size=size,
@@ -135,13 +137,15 @@ class Client:
         cpu = time.process_time() - start
         return Report(received=order.messages, ended=time.monotonic(), cpu=cpu)
 
-    def _surplus(self) -> bool:
-        """Find whether another message comes, if it comes soon."""
-        marks = 0
-        while not marks and (events := self._epoll.poll(QUIET)):
+    def _surplus(self) -> str:
+        """Say what is wrong if anything more comes, soon, than what keeps a connection alive."""
+        while events := self._epoll.poll(QUIET):
             for fd, _ in events:
-                marks += self._buffer.count(MARK, 0, self._sockets[fd].recv_into(self._buffer))
-        return marks > 0
+                if not (got := self._sockets[fd].recv_into(self._buffer)):
+                    return DISCONNECTED
+                if self._buffer.find(MARK, 0, got) >= 0:
+                    return TOO_MUCH
+        return ""
 
 
 def _opened(

@@ -63,7 +63,7 @@ def against_best(shape: str) -> Measured:
 
 
 def memory(results: Results) -> float | None:
-    """Find the KiB for each of 9,000 connections."""
+    """Find the KiB for each of 9,000 connections, as they were made: one sample."""
     samples = results.samples.get("idle", {}).get(TORNADOSE.name)
     return samples[0].memory / 1024 if samples else None
 

@@ -216,6 +216,7 @@ def load_client(clients: int) -> Generator[tuple[Process, list[socket.socket]], 
         client.tell(order, "connect")
         accepted = [stack.enter_context(server.accept()[0]) for _ in range(clients)]
         for sock in accepted:
+            sock.recv(4096)
             sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         client.answer(Done)
         yield client, accepted
@@ -241,6 +242,17 @@ def test_each_client_is_to_get_each_message_once(size: int, sent: list[int], tro
     assert report.trouble == trouble
     assert report.size == sum(sent) or trouble
     assert len(report.latencies) == len(sent) or trouble
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses epoll")
+@pytest.mark.parametrize("messages", [[0, 1], [1, 1]])
+def test_a_client_that_is_disconnected_is_noticed(messages: list[int]) -> None:
+    with load_client(2) as (client, accepted):
+        for sock, number in zip(accepted, messages, strict=True):
+            sock.sendall(payload(100).encode() * number)
+        accepted[0].close()
+        client.ask(Done, Count(messages=1, size=100), "count")
+        assert client.answer(Report).trouble == "a client was disconnected"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses epoll")
