@@ -84,6 +84,8 @@ class Stage:
     fill: int = 0
 
 
+LONG = 5  # repetitions of what takes long, or has many servers
+
 RAW = Entrant(name="raw loop", module="raw")
 TORNADOSE = Entrant(name="tornadose", module="tornadose_sse")
 PYTHON_PEERS = (
@@ -112,7 +114,7 @@ def plan(full: bool) -> Sequence[Stage]:
 def _quick() -> Sequence[Stage]:
     both = RAW, TORNADOSE
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(24), _bursts(20))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(20), _bursts(20))),
         Stage(
             clients=100,
             entrants=both,
@@ -121,14 +123,14 @@ def _quick() -> Sequence[Stage]:
         Stage(clients=10, entrants=both, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=both, shapes=(_lockstep(1000, 20),)),
         Stage(clients=9000, entrants=both, shapes=(_lockstep(9000, 3), _idle(15, 1))),
-        _stalled((TORNADOSE,), 60, 7),
-        Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(30),)),
+        _stalled((TORNADOSE,), 60),
+        Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(24),)),
     )
 
 
 def _full() -> Sequence[Stage]:
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(100, 5), _bursts(80))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(100), _bursts(80))),
         Stage(
             clients=100,
             entrants=SSE,
@@ -137,13 +139,13 @@ def _full() -> Sequence[Stage]:
         Stage(clients=10, entrants=SSE, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=SSE, shapes=(_lockstep(1000, 30),)),
         Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 3), _idle(15, 3))),
-        _stalled((TORNADOSE, *PYTHON_PEERS), 80, 5),
+        _stalled((TORNADOSE, *PYTHON_PEERS), 80),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(80),)),
     )
 
 
-def _paced(messages: int, repetitions: int = 7) -> Shape:
-    return Shape(name="paced", do="paced", messages=messages, repetitions=repetitions)
+def _paced(messages: int) -> Shape:
+    return Shape(name="paced", do="paced", messages=messages, repetitions=LONG)
 
 
 def _two_processes(messages: int) -> Shape:
@@ -151,7 +153,14 @@ def _two_processes(messages: int) -> Shape:
 
 
 def _bursts(messages: int) -> Shape:
-    return Shape(name="bursts of 10", do="paced", messages=messages, rate=80.0, burst=10)
+    return Shape(
+        name="bursts of 10",
+        do="paced",
+        messages=messages,
+        rate=80.0,
+        burst=10,
+        repetitions=LONG,
+    )
 
 
 def _lockstep(clients: int, messages: int) -> Shape:
@@ -174,14 +183,12 @@ def _idle(seconds: int, repetitions: int) -> Shape:
     return Shape(name="idle", do="idle", messages=seconds, repetitions=repetitions)
 
 
-def _stalled(entrants: Sequence[Entrant], messages: int, repetitions: int) -> Stage:
+def _stalled(entrants: Sequence[Entrant], messages: int) -> Stage:
     """Compare servers with themselves, with 50 clients more that have stalled."""
     pairs = tuple(
         Entrant(name=entrant.name + suffix, module=entrant.module, stalled=stalled)
         for entrant in entrants
         for suffix, stalled in (("", 0), (STALLED, 50))
     )
-    shape = Shape(
-        name="stalled", do="paced", messages=messages, size=1000, repetitions=repetitions
-    )
+    shape = Shape(name="stalled", do="paced", messages=messages, size=1000, repetitions=LONG)
     return Stage(clients=450, entrants=pairs, shapes=(shape,), send_buffer=16384, fill=100)
