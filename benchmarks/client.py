@@ -65,8 +65,9 @@ class Client:
     def count(self, order: Count) -> Report:
         """Receive until every client that is not stalled has all messages, and none has more."""
         buffer, poll, room = self._buffer, self._epoll.poll, len(self._buffer)
+        find, least = buffer.find, order.size
         receive = {fd: sock.recv_into for fd, sock in self._sockets.items()}
-        ahead = dict.fromkeys(receive, order.size - STAMP - 1)  # bytes before the next mark
+        ahead = dict.fromkeys(receive, least - STAMP - 1)  # bytes before the next mark
         timed = set(list(receive)[:: max(1, min(TIMED, len(receive) * order.messages // ENOUGH))])
         latencies: list[int] = []
         size, trouble = 0, ""
@@ -80,8 +81,10 @@ class Client:
                     trouble = f"{late} of {len(receive)} clients got too little"
                 for fd, _ in events:
                     far = ahead[fd]
-                    # what is far from a mark need not even be copied
-                    got = receive[fd](buffer, 0, socket.MSG_TRUNC if far >= room else 0)
+                    if far < room:
+                        got = receive[fd](buffer)
+                    else:  # this much need not even be copied
+                        got = receive[fd](buffer, 0, socket.MSG_TRUNC)
                     size += got
                     if got <= far:
                         ahead[fd] = far - got
@@ -89,15 +92,15 @@ class Client:
                             trouble = DISCONNECTED
                         continue
                     place = far
-                    while (mark := buffer.find(MARK, place, got)) >= 0:
-                        missing[fd] -= 1
-                        place = mark + order.size
+                    while place < got and (mark := find(MARK, place, got)) >= 0:
+                        missing[fd] = left = missing[fd] - 1
+                        place = mark + least
                         if fd in timed and mark + STAMP < got:
                             sent = int(buffer[mark + 1 : mark + 1 + STAMP])
                             latencies.append(time.monotonic_ns() - sent)
-                        if missing[fd] == 0:
+                        if left == 0:
                             late -= 1
-                        elif missing[fd] < 0:
+                        elif left < 0:
                             trouble = TOO_MUCH
                     ahead[fd] = place - got if place > got else 0
             if trouble:

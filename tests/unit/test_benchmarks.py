@@ -163,12 +163,20 @@ def test_a_shape_is_marked_where_the_raw_loop_spreads_by_more_than_10_percent() 
     assert "paced ~" not in servers_table(calm)
 
 
-def test_the_load_client_is_the_bottleneck_where_it_is_busier_than_the_raw_loop() -> None:
-    for client, verdict in (0.8, "never the bottleneck"), (0.95, "BOTTLENECK in lockstep"):
-        found = Results()
-        sample = Sample(cpu=0.9, wall=1.0, count=1, client=client)
-        found.add("lockstep", "raw loop", sample)
-        assert verdict in yardstick_line(found)
+@pytest.mark.parametrize(
+    ("busy", "client", "verdict"),
+    [
+        (0.9, 0.95, "never the bottleneck"),
+        (0.2, 0.15, "never the bottleneck"),
+        (0.65, 0.9, "IT WAS THE BOTTLENECK in lockstep"),
+    ],
+)
+def test_the_load_client_is_the_bottleneck_where_the_raw_loop_waits_for_it(
+    busy: float, client: float, verdict: str
+) -> None:
+    found = Results()
+    found.add("lockstep", "raw loop", Sample(cpu=busy, wall=1.0, count=1, client=client))
+    assert verdict in yardstick_line(found)
 
 
 @pytest.mark.parametrize("servers", [{}, {"a": 1.0}, {"tornadose": 2.0, "b": 3.0, "c": 900.0}])
