@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .protocol import MARK, STAMP, Connect, Count, Done, Report, pack, unpack
 
@@ -34,6 +34,29 @@ UPGRADE = (
     "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+
+
+class Tally:
+    """What the clients have received of an order.
+
+    Attributes:
+        receive: What reads from each socket.
+        ahead: Bytes that each gets before the next mark, at least.
+        least: Bytes from one mark to the next.
+        timed: Those of which the latencies are noted.
+        timeout: Seconds without any message until this is given up.
+        size: Bytes that have come.
+        latencies: Nanoseconds from submit to receipt.
+    """
+
+    def __init__(self, sockets: Mapping[int, socket.socket], order: Count) -> None:
+        self.receive = {fd: sock.recv_into for fd, sock in sockets.items()}
+        self.least, self.timeout = order.size, order.timeout
+        self.ahead = dict.fromkeys(sockets, order.size - STAMP - 1)
+        spacing = max(1, min(TIMED, len(sockets) * order.messages // ENOUGH))
+        self.timed = set(list(sockets)[::spacing])
+        self.size = 0
+        self.latencies: list[int] = []
 
 
 class Client:
@@ -64,59 +87,55 @@ class Client:
 
     def count(self, order: Count) -> Report:
         """Receive until every client that is not stalled has all messages, and none has more."""
-        buffer, poll, room = self._buffer, self._epoll.poll, len(self._buffer)
-        find, least = buffer.find, order.size
-        receive = {fd: sock.recv_into for fd, sock in self._sockets.items()}
-        ahead = dict.fromkeys(receive, least - STAMP - 1)  # bytes before the next mark
-        timed = set(list(receive)[:: max(1, min(TIMED, len(receive) * order.messages // ENOUGH))])
-        latencies: list[int] = []
-        size, trouble = 0, ""
+        tally = Tally(self._sockets, order)
         together = 1 if order.lockstep else order.messages
+        trouble = ""
         say(Done(0))
         start = time.process_time()
         for _ in range(order.messages // together):
-            missing, late = dict.fromkeys(receive, together), len(receive)
-            while late and not trouble:
-                if not (events := poll(order.timeout)):
-                    trouble = f"{late} of {len(receive)} clients got too little"
-                for fd, _ in events:
-                    far = ahead[fd]
-                    if far < room:
-                        got = receive[fd](buffer)
-                    else:  # this much need not even be copied
-                        got = receive[fd](buffer, 0, socket.MSG_TRUNC)
-                    size += got
-                    if got <= far:
-                        ahead[fd] = far - got
-                        if not got:
-                            trouble = DISCONNECTED
-                        continue
-                    place = far
-                    while place < got and (mark := find(MARK, place, got)) >= 0:
-                        missing[fd] = left = missing[fd] - 1
-                        place = mark + least
-                        if fd in timed and mark + STAMP < got:
-                            sent = int(buffer[mark + 1 : mark + 1 + STAMP])
-                            latencies.append(time.monotonic_ns() - sent)
-                        if left == 0:
-                            late -= 1
-                        elif left < 0:
-                            trouble = TOO_MUCH
-                    ahead[fd] = place - got if place > got else 0
-            if trouble:
+            if trouble := self._receive(tally, together):
                 break
             if order.lockstep:
                 os.write(self._acks, b"\n")
-        ended, cpu = time.monotonic(), time.process_time() - start
-        trouble = trouble or self._surplus()
         return Report(
-            received=order.messages * len(receive),
-            size=size,
-            ended=ended,
-            cpu=cpu,
-            latencies=latencies,
-            trouble=trouble,
+            received=order.messages * len(self._sockets),
+            size=tally.size,
+            ended=time.monotonic(),
+            cpu=time.process_time() - start,
+            latencies=tally.latencies,
+            trouble=trouble or self._surplus(),
         )
+
+    def _receive(self, tally: Tally, messages: int) -> str:
+        """Receive so many more messages for each client, or say what is wrong."""
+        buffer, find, room = self._buffer, self._buffer.find, len(self._buffer)
+        receive, ahead, least, timed = tally.receive, tally.ahead, tally.least, tally.timed
+        missing, late = dict.fromkeys(receive, messages), len(receive)
+        while late:
+            if not (events := self._epoll.poll(tally.timeout)):
+                return f"{late} of {len(receive)} clients got too little"
+            for fd, _ in events:
+                far = ahead[fd]
+                if far < room:
+                    got = receive[fd](buffer)
+                else:  # this much need not even be copied
+                    got = receive[fd](buffer, 0, socket.MSG_TRUNC)
+                if not got:
+                    return DISCONNECTED
+                tally.size += got
+                place = far
+                while place < got and (mark := find(MARK, place, got)) >= 0:
+                    missing[fd] = left = missing[fd] - 1
+                    place = mark + least
+                    if fd in timed and mark + STAMP < got:
+                        sent = int(buffer[mark + 1 : mark + 1 + STAMP])
+                        tally.latencies.append(time.monotonic_ns() - sent)
+                    if left == 0:
+                        late -= 1
+                    elif left < 0:
+                        return TOO_MUCH
+                ahead[fd] = place - got if place > got else 0
+        return ""
 
     def heard(self) -> Done:
         """Count the clients that have got anything since they were last read."""

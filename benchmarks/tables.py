@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from .figures import FIGURES
 from .results import Results, Row, rows
@@ -14,7 +14,6 @@ HEAD = (
     *("shape", "server", "CPU µs", "x", "from-to", "wall s", "per s", "bytes"),
     *("p50 ms", "p99 ms", "KiB", "server", "client"),
 )
-NOISY = 0.1  # spread of the raw loop
 BUSY = 0.8  # share of its core with which a server keeps nobody waiting but itself
 
 LEGEND = """\
@@ -24,15 +23,12 @@ redis-py loop, in the same repetition; from-to: the least and the most of these 
 the raw loop itself, against its median. bytes: for each delivery, with what frames it. p50, p99:
 from submit to receipt, of all repetitions together; no p99 of fewer than 500. KiB: of memory, for
 each connection, one sample. server, client: share of its core that the server, and the load
-client, used; two processes share a core, and what they do for Redis is in it. The rest: medians.
-Where the raw loop itself spreads by more than 10 %, a shape is marked with ~."""
+client, used; two processes share a core, and what they do for Redis is in it. Else: medians."""
 
 
 def servers_table(results: Results) -> str:
     """Return the table of servers and shapes; `LEGEND` explains it."""
-    table = list(rows(results))
-    noisy = {row.shape for row in table if row.server == RAW.name and _spread(row) > NOISY}
-    return _table(HEAD, [_cells(row, noisy) for row in table], left=2)
+    return _table(HEAD, [_cells(row) for row in rows(results)], left=2)
 
 
 def figures_table(results: Results) -> str:
@@ -68,17 +64,13 @@ def yardstick_line(results: Results) -> str:
     )
 
 
-def _spread(row: Row) -> float:
-    return (row.most or 0.0) - (row.least or 0.0)
-
-
 def _client(row: Row) -> float:
     return row.client
 
 
-def _cells(row: Row, noisy: Collection[str]) -> tuple[str, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
     return (
-        row.shape + " ~" * (row.shape in noisy),
+        row.shape,
         row.server,
         f"{row.cpu:,.1f}",
         "" if row.ratio is None else f"{row.ratio:.2f}",

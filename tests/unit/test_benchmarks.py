@@ -155,12 +155,9 @@ def test_tables_have_columns_of_one_width() -> None:
     assert yardstick_line(Results()) == ""
 
 
-def test_a_shape_is_marked_where_the_raw_loop_spreads_by_more_than_10_percent() -> None:
-    assert "paced ~" in servers_table(results(raw_loop=10.0))
-    calm = Results()
-    for cpu in 1.0, 1.05:
-        calm.add("paced", "raw loop", Sample(cpu=cpu, wall=1.0, count=1))
-    assert "paced ~" not in servers_table(calm)
+def test_a_row_shows_how_far_its_ratios_spread() -> None:
+    (row,) = rows(results(raw_loop=10.0))
+    assert (row.least, row.most) == pytest.approx((0.9, 1.5))
 
 
 @pytest.mark.parametrize(
