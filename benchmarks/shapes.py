@@ -121,7 +121,7 @@ def _quick() -> Sequence[Stage]:
             shapes=(_lockstep(100, 100), _sized("10 KB", 10_000, 50), _huge(100), _churn(200)),
         ),
         Stage(clients=10, entrants=both, shapes=(_huge(10),)),
-        Stage(clients=1000, entrants=both, shapes=(_lockstep(1000, 20),)),
+        Stage(clients=1000, entrants=both, shapes=(_lockstep(1000, 30),)),
         Stage(clients=9000, entrants=both, shapes=(_lockstep(9000, 3), _idle(15, 1))),
         _stalled((TORNADOSE,), 60),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(24),)),
