@@ -54,10 +54,13 @@ def data_json(data: object) -> str:
 
 def event(message: Message[object], text: str) -> bytes:
     """Return a server-sent event; clients see every line end of the text as LF."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\ndata: ")
+    if "\r" in text:  # to look takes a tenth of the time
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "\n" in text:
+        text = text.replace("\n", "\ndata: ")
     id_line = "" if message.id is None else f"id: {message.id}\n"
     event_line = "" if message.event is None else f"event: {message.event}\n"
-    return f"{id_line}{event_line}data: {lines}\n\n".encode()
+    return f"{id_line}{event_line}data: {text}\n\n".encode()
 
 
 def gap_event(gap: Gap) -> bytes:
@@ -72,7 +75,7 @@ def retry_field(seconds: float) -> bytes:
 
 def chunk(body: bytes) -> bytes:
     """Return the body as one chunk of a chunked response."""
-    return b"%x\r\n%b\r\n" % (len(body), body)
+    return b"".join((b"%x\r\n" % len(body), body, b"\r\n"))
 
 
 def event_chunk(message: Message[object], text: str) -> bytes:
