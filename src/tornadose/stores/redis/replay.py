@@ -122,7 +122,7 @@ class StreamReplay(Generic[T]):
                 if self._position > self._fanout.accepted:
                     return self._live("restarted")
                 await back_off(0)  # until it is noticed there as well, or there were two gaps
-                page = StreamPage[T]((), (), self._position)
+                return Page([], None, self._position, met=False)
             self._parts.extend(parts_of(page, self._hole(page)))
             self._position, self._full, self._begun = page.position, page.full, True
             if not page.incoming and self._position < self._fanout.accepted:
