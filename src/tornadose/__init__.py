@@ -19,6 +19,7 @@ from .lanes import Policy
 from .messages import Batch, Gap, GapReason, Message
 from .protocols import (
     GapSubscriber,
+    LateSubscriber,
     LeavingSubscriber,
     NowaitSubscriber,
     Released,
@@ -49,6 +50,7 @@ __all__ = (
     "GapError",
     "GapReason",
     "GapSubscriber",
+    "LateSubscriber",
     "LeavingSubscriber",
     "Message",
     "NowaitSubscriber",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from asyncio import Event
-from typing import Protocol, TypeGuard, TypeVar
+from typing import TypeGuard, TypeVar
 
 from .protocols import (
     GapSubscriber,
+    LateSubscriber,
     LeavingSubscriber,
     NowaitSubscriber,
     ReleasedSubscriber,
@@ -18,7 +18,6 @@ from .protocols import (
 )
 
 __all__ = (
-    "LateSubscriber",
     "begins_late",
     "hears_gaps",
     "hears_release",
@@ -29,7 +28,6 @@ __all__ = (
 )
 
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
 
 
 def takes_batches(subscriber: Subscriber[T]) -> TypeGuard[NowaitSubscriber[T]]:
@@ -45,14 +43,6 @@ def hears_gaps(subscriber: Subscriber[T]) -> TypeGuard[GapSubscriber[T]]:
 
 def hears_release(subscriber: Subscriber[T]) -> TypeGuard[ReleasedSubscriber[T]]:
     return _definer(subscriber, "released") is not None
-
-
-class LateSubscriber(Subscriber[T_contra], Protocol[T_contra]):
-    """A subscriber that may be registered before it can take anything."""
-
-    def acceptance(self) -> Event | None:
-        """Return what to wait for before the first delivery; ``None`` if nothing."""
-        ...
 
 
 def begins_late(subscriber: Subscriber[T]) -> TypeGuard[LateSubscriber[T]]:

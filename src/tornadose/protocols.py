@@ -7,12 +7,14 @@ looked for on the type.
 
 from __future__ import annotations
 
+from asyncio import Event
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from .messages import Batch, Gap, Message
 
 __all__ = (
     "GapSubscriber",
+    "LateSubscriber",
     "LeavingSubscriber",
     "NowaitSubscriber",
     "Released",
@@ -75,6 +77,14 @@ class ReleasedSubscriber(Subscriber[T_contra], Protocol[T_contra]):
         deadline of `aclose` has passed; ``closed``, the store was closed and everything
         was delivered; ``limit``, the store has `max_subscribers` already.
         """
+        ...
+
+
+class LateSubscriber(Subscriber[T_contra], Protocol[T_contra]):
+    """A subscriber that may be registered before it can take anything."""
+
+    def acceptance(self) -> Event | None:
+        """Return, at registration, what to wait for before any delivery; ``None`` if nothing."""
         ...
 
 
