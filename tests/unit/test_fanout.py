@@ -98,6 +98,32 @@ async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> Non
     assert (early.got, late.got, later.got) == ([1, 2, 3, 4, 5, 6], [3, 4, 5, 6], [6])
 
 
+class Late(Direct[int]):
+    """A subscriber that is registered before it can take anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accepted = asyncio.Event()
+
+    def acceptance(self) -> asyncio.Event | None:
+        return None if self.accepted.is_set() else self.accepted
+
+
+async def test_p1_p2_who_is_registered_early_gets_everything_once_it_accepts() -> None:
+    fanout, late, gone, punctual = fan_out(), Late(), Late(), Late()
+    punctual.accepted.set()
+    for subscriber in late, gone, punctual:
+        admit(fanout, subscriber)
+    await fanout.broadcast(batch(1, 2))
+    await eventually(lambda: punctual.got == [1, 2])
+    assert late.got == []
+    late.accepted.set()
+    fanout.dismiss(gone)
+    await settled(fanout)
+    await fanout.broadcast(batch(3))
+    assert (late.got, gone.got) == ([1, 2, 3], [])
+
+
 @pytest.mark.parametrize("factory", EAGER)
 async def test_p2_nothing_is_lost_where_tasks_start_eagerly(factory: Any) -> None:
     fanout, plain, told = fan_out(), Plain[int](), Told[int]()
