@@ -261,12 +261,18 @@ class FanOut(Generic[T]):
 
     async def abort(self) -> None:
         """Release those who are still there, and wait until no pump is left."""
-        lanes = (*self._leaving.values(), *self._lanes.values())
-        self._leaving.clear()
         try:
-            await self._each(lanes, lambda lane: lane.time_out())
+            await self._each(self._leaving.values(), self._stop_waiting)
         finally:
-            await cancel(*self._pumps)
+            try:
+                await self.release_all("timeout")
+            finally:
+                await cancel(*self._pumps)
+
+    def _stop_waiting(self, lane: Lane[T]) -> None:
+        """Tell a subscriber whose goodbye takes too long, unless it has left by now."""
+        if self._leaving.pop(id(lane.subscriber), None) is not None:
+            tell_release(lane.subscriber, "timeout")
 
     async def _each(self, lanes: Iterable[Lane[T]], act: Callable[[Lane[T]], None]) -> None:
         """Do this to all of them, also when cancelled, but then without a pause."""

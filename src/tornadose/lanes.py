@@ -218,13 +218,6 @@ class Lane(Generic[T]):
         if reason == "closed" and is_leaving(self.subscriber):
             self._fanout.await_leaving(self)
 
-    def time_out(self) -> None:
-        """Let go of the subscriber, also if its goodbye is still on its way."""
-        if self.closed:
-            tell_release(self.subscriber, "timeout")
-        else:
-            self.release("timeout")
-
     def close(self) -> None:
         """Begin no further delivery, and interrupt the one under way."""
         self.closed = True

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any, Generic, TypeVar, overload
-from weakref import WeakSet
 
 from tornado.routing import URLSpec
 from tornado.web import RequestHandler
@@ -30,8 +29,6 @@ log = logging.getLogger("tornadose")
 SHORTEST_HEARTBEAT = 0.01  # seconds
 
 P = TypeVar("P")
-
-_accepting: WeakSet[Callable[..., Any]] = WeakSet()  # each method that has accepted its request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +92,14 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     _left = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let every `get`, `post` and so on begin with noting that Tornado has come so far."""
+        """Let every `get`, `post` and so on begin with accepting the request."""
         super().__init_subclass__(**kwargs)
         for name in map(str.lower, cls.SUPPORTED_METHODS):
-            method = getattr(cls, name)
-            if method not in _accepting and method is not getattr(RequestHandler, name, None):
-                setattr(cls, name, cls._accept_in(method))
+            definer = next((c for c in cls.__mro__ if name in vars(c)), RequestHandler)
+            if definer is cls:
+                setattr(cls, name, cls._accept_in(vars(cls)[name]))
+            elif definer is not RequestHandler and not issubclass(definer, BaseHandler):
+                setattr(cls, name, cls._accept_before(name))
 
     @staticmethod
     def _accept_in(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,7 +110,16 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             self._accept()
             return method(self, *args, **kwargs)
 
-        _accepting.add(accepting)
+        return accepting
+
+    @classmethod
+    def _accept_before(cls, name: str) -> Callable[..., Any]:
+        """Return a method that accepts the request, and goes on with that of a mix-in."""
+
+        def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
+            self._accept()
+            return getattr(super(cls, self), name)(*args, **kwargs)
+
         return accepting
 
     def initialize(self, store: Store[T], *args: Any, **options: Any) -> None:
@@ -262,7 +270,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             flushed.add_done_callback(lambda _: self._leave())
 
     async def _hold(self) -> None:
-        if open_stream(self.request) is None:
+        if self._finished or open_stream(self.request) is None:
             return self._leave()
         self._held = asyncio.get_running_loop().create_future()
         http1(self.request).set_close_callback(self._lost)
@@ -293,10 +301,14 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
                 subscriber: Subscriber[T] = self
                 if hears_gaps(subscriber):
                     await subscriber.publish_gap(Gap("poisoned"))
+            except BaseException:
+                self._early = ()  # or what comes later would wait behind it for ever
+                raise
             self._early = self._early[1:]
 
     def _subscribe(self) -> None:
         """Register, or resume, now that the request is accepted."""
+        self._accept()
         self._subscribable = True
         if self._released is not None:
             return self._say_goodbye(self._released)

@@ -222,7 +222,7 @@ class RedisStore(BrokerStore[T], Generic[T]):
         with suppress(*UNREACHABLE):  # which `receive` will see as well
             while not limit.expired():
                 since = now() if self._inbox.full() else connection.heard
-                limit.reschedule(since + self._reply_timeout)
+                limit.reschedule(max(limit.when() or 0.0, since + self._reply_timeout))
                 await connection.send("PING")
                 await asyncio.sleep(self._reply_timeout / 3)
 

@@ -93,8 +93,14 @@ class StreamInfo:
             missing = lost > 0
         if not missing:
             return None
-        end = self._first - 1 if trimmed and self._first is not None else self.last
-        return Hole("expired", end)
+        if (
+            self._first is None
+            or not trimmed
+            or self.deleted is None
+            or self.deleted > self._first
+        ):
+            return Hole("expired", self.last)
+        return Hole("expired", self._first - 1)
 
     def knows(self, position: int, there: bool) -> bool:
         """Tell whether there may have been an entry at a position where there is one, or none."""

@@ -89,6 +89,10 @@ class PageReader(Generic[T]):
         self._count = FIRST_PAGE
         self._poisoned: deque[bytes] = deque(maxlen=POISONED)
 
+    def read_less(self) -> None:
+        """Ask for less the next time, as it may have been more than Redis likes to send."""
+        self._count = max(1, self._count // 2)
+
     async def info(self, call: Call) -> StreamInfo:
         """Return what Redis tells of the stream."""
         (reply,) = await together(call, ("XINFO", "STREAM", self._stream))

@@ -76,8 +76,12 @@ class StreamHistory(Generic[T]):
     def _keep(self, position: int, read: asyncio.Task[StreamPage[T]]) -> None:
         """Keep a full page for a while: nothing can be added to it."""
         del self._reads[position]
-        if read.cancelled() or read.exception() is not None or not read.result().full:
-            return  # or there will be more behind it
+        if read.cancelled():
+            return
+        if read.exception() is not None:
+            return self._pages.read_less()
+        if not read.result().full:
+            return  # there will be more behind it
         self._cache[position] = read.result()
         while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)

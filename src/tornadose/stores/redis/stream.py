@@ -243,6 +243,10 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             self._fanout.rewind(page.position)
         return page
 
+    def _fall(self, error: Exception) -> None:
+        self._pages.read_less()
+        super()._fall(error)
+
 
 class _StreamFanOut(FanOut[T]):
     """A fan-out whose positions are ids, of which it has not accepted all between."""

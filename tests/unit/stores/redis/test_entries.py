@@ -107,11 +107,12 @@ def behind(end: str | None) -> int | None:
         (info("9-0", 9, 3, "7-0"), "6-0", 6, None, None),  # though it was not read at once
         (info("9-0", 9, 3, "7-0"), "6-0", 5, 3, ("expired", "<7-0")),
         (info("9-0", 9, 3, "7-0"), "6-0", 5, None, ("expired", "<7-0")),
+        (info("9-0", 9, 2, "7-0", "8-0"), "6-0", 5, None, ("expired", "9-0")),  # one of them, too
         (info("9-0", 9, 6, "1-0"), "6-0", 6, 3, None),
         (info("9-0", 9, 6, "1-0"), "6-0", None, None, None),  # nothing behind it was trimmed
         (info("9-0", 9, 5, "1-0"), "6-0", 6, 2, ("expired", "9-0")),  # one behind it was deleted
-        (info("9-0", None, 9, "1-0"), "0-0", None, 9, ("expired", "<1-0")),  # before Redis 7
-        (info("9-0", None, 3, "7-0"), "6-0", None, 3, ("expired", "<7-0")),
+        (info("9-0", None, 9, "1-0"), "0-0", None, 9, ("expired", "9-0")),  # before Redis 7
+        (info("9-0", None, 3, "7-0"), "6-0", None, 3, ("expired", "9-0")),
         (info("9-0", None, 3, "7-0"), "7-0", None, 2, None),
         (info("9-0", None, 3, "7-0"), "9-0", None, 0, None),
         (info("9-0", 5, 5, "1-0"), "6-0", 6, 1, ("restarted", None)),  # there were more before
