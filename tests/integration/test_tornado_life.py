@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from tornado import testing
-from tornado.web import Application
+from tornado.web import Application, HTTPError
 from tornado.websocket import websocket_connect
 
 from conftest import Logged
@@ -144,7 +144,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
-from tornado.web import Application
+from tornado.web import Application, HTTPError
 from tornadose import DataStore, EventSource, QueueStore
 
 store, value = QueueStore(), DataStore("old")  # no loop yet
@@ -358,6 +358,33 @@ async def test_a_poll_that_registers_in_initialize_is_answered_once_it_is_accept
             assert store.subscribers == ()
 
 
+class Private(BaseHandler[Any]):
+    async def get(self) -> None:
+        if self.get_query_argument("token", "") != "right":
+            raise HTTPError(403)
+        await super().get()
+
+
+class PollsOnce(BaseHandler[Any]):
+    async def publish(self, message: Message[Any], /) -> None:
+        self.finish({"data": message.data})
+
+
+class PrivatePoll(PollsOnce, Private):
+    """One whose access check comes after a class that has none."""
+
+
+async def test_a_check_in_the_get_of_another_base_class_is_made(logged: Logged) -> None:
+    async with (
+        DataStore[object]("secret") as store,
+        serving(PrivatePoll.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        assert (await http.get(url)).status_code == 403
+        assert (await http.get(url, params={"token": "right"})).json() == {"data": "secret"}
+    logged.take("403")
+
+
 class OwnGet(BaseHandler[Any]):
     """Subscribes by itself, without the `get` of this package."""
 
@@ -502,7 +529,7 @@ import random, signal
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.httpserver import HTTPServer
-from tornado.web import Application
+from tornado.web import Application, HTTPError
 from tornadose.handlers import EventSource, WebSocketSubscriber
 from tornadose.stores import DataStore, QueueStore
 
