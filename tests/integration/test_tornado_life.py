@@ -144,7 +144,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets
-from tornado.web import Application, HTTPError
+from tornado.web import Application
 from tornadose import DataStore, EventSource, QueueStore
 
 store, value = QueueStore(), DataStore("old")  # no loop yet
@@ -529,7 +529,7 @@ import random, signal
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.httpserver import HTTPServer
-from tornado.web import Application, HTTPError
+from tornado.web import Application
 from tornadose.handlers import EventSource, WebSocketSubscriber
 from tornadose.stores import DataStore, QueueStore
 
