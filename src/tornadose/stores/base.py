@@ -11,7 +11,6 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Generic, Self
-from weakref import WeakSet
 
 from ..checks import check_methods, check_seconds
 from ..exceptions import StoreClosedError
@@ -26,9 +25,6 @@ from ..typevars import T_object as T
 __all__ = ("BaseStore",)
 
 log = logging.getLogger("tornadose")
-
-
-_guarded: WeakSet[Callable[..., Any]] = WeakSet()  # each submit that opens its store
 
 
 class BaseStore(ABC, Generic[T]):
@@ -57,8 +53,16 @@ class BaseStore(ABC, Generic[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every `submit` begin with starting the store, or refusing a closed one."""
         super().__init_subclass__(**kwargs)
-        submit = cls.submit
-        if submit not in _guarded and not getattr(submit, "__isabstractmethod__", False):
+        definer = next(c for c in cls.__mro__ if "submit" in vars(c))
+        if definer is cls and not getattr(cls.submit, "__isabstractmethod__", False):
+            setattr(cls, "submit", _guard(cls.submit))  # noqa: B010 (the signature stays)
+        elif not issubclass(definer, BaseStore):
+
+            async def submit(self: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
+                """Go on with the submit of a mix-in, or of a class before it."""
+                further: Callable[..., Any] = getattr(super(cls, self), "submit")  # noqa: B009
+                return await further(*args, **kwargs)
+
             setattr(cls, "submit", _guard(submit))  # noqa: B010 (the signature stays)
 
     def __init__(
@@ -403,9 +407,7 @@ def _guard(submit: Callable[..., Any]) -> Callable[..., Any]:
         with store._submitting():  # pyright: ignore[reportPrivateUsage]  # its own base class
             return await opened_now(store, *args, **kwargs)
 
-    guarded = opened if iscoroutinefunction(submit) else opened_now
-    _guarded.add(guarded)
-    return guarded
+    return opened if iscoroutinefunction(submit) else opened_now
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

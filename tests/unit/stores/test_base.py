@@ -524,3 +524,38 @@ async def test_a_time_out_of_a_users_drain_is_not_taken_for_that_of_closing() ->
     with pytest.raises(TimeoutError, match="of somebody else"):
         await store.aclose()
     assert store.subscribers == ()
+
+
+class Posting:
+    """Knows how to submit, and nothing of stores."""
+
+    async def submit(self, data: str, /, *, event: str | None = None) -> Message[str]:
+        self.posted = data
+        return Message(data, event=event)
+
+
+class Checking(Posting):
+    async def submit(self, data: str, /, *, event: str | None = None) -> Message[str]:
+        if data == "forbidden":
+            raise PermissionError(data)
+        return await super().submit(data, event=event)
+
+
+class Posted(Posting, BaseStore[str]):
+    async def publish(self) -> None:
+        await asyncio.Event().wait()
+
+
+class PostedAndChecked(Posted, Checking):
+    """One whose check comes after a class that has none."""
+
+
+async def test_a_check_in_the_submit_of_another_base_class_is_made() -> None:
+    store = PostedAndChecked()
+    with pytest.raises(PermissionError):
+        await store.submit("forbidden")
+    await store.submit("allowed")
+    assert store.posted == "allowed"
+    await store.aclose()
+    with pytest.raises(StoreClosedError):
+        await store.submit("late")
