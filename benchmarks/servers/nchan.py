@@ -77,7 +77,7 @@ class Publisher:
 
 def found() -> tuple[str, str]:
     """Return where the program and the module are, or end and say so."""
-    program = os.environ.get("NGINX") or shutil.which("nginx", path=os.defpath + ":/usr/sbin")
+    program = shutil.which(os.environ.get("NGINX") or "nginx", path=os.defpath + ":/usr/sbin")
     places = [os.environ.get("NCHAN", ""), *(f"{folder}/{MODULE}" for folder in MODULES)]
     module = next((place for place in places if Path(place).is_file()), None)
     if program is None or module is None:

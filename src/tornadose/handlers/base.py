@@ -11,8 +11,9 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any, Generic, TypeVar, overload
 
+from tornado.httputil import HTTPServerRequest
 from tornado.routing import URLSpec
-from tornado.web import RequestHandler
+from tornado.web import Application, RequestHandler
 
 from ..capabilities import hears_gaps, resumes, targets
 from ..checks import check_methods, check_seconds, check_size
@@ -84,43 +85,31 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     store: Store[T]
     _options: Options[T] = Options()
     _held: asyncio.Future[None] | None = None
-    _accepted = False  # whether Tornado has called `get`, or another method
-    _acceptance: asyncio.Event | None = None
+    _initialized = False
+    _acceptance: asyncio.Event | None = None  # of one that registers in `initialize`
     _subscribable = False
     _early: tuple[Message[T], ...] = ()
     _released: Released | None = None
     _left = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let every `get`, `post` and so on begin with accepting the request."""
-        super().__init_subclass__(**kwargs)
-        for name in map(str.lower, cls.SUPPORTED_METHODS):
-            definer = next((c for c in cls.__mro__ if name in vars(c)), RequestHandler)
-            if definer is cls:
-                setattr(cls, name, cls._accept_in(vars(cls)[name]))
-            elif definer is not RequestHandler and not issubclass(definer, BaseHandler):
-                setattr(cls, name, cls._accept_before(name))
+    def __init__(
+        self, application: Application, request: HTTPServerRequest, **kwargs: Any
+    ) -> None:
+        super().__init__(application, request, **kwargs)
+        self._initialized = True
+        if self._acceptance is not None and request.method in self.SUPPORTED_METHODS:
+            self._accept_by(request.method.lower(), self._acceptance)
 
-    @staticmethod
-    def _accept_in(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return this method, which accepts the request before anything else."""
+    def _accept_by(self, name: str, acceptance: asyncio.Event) -> None:
+        """Let the method that Tornado calls after `prepare` begin with accepting the request."""
+        method: Callable[..., Any] = getattr(self, name)
 
         @wraps(method)
-        def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
-            self._accept()
-            return method(self, *args, **kwargs)
+        def accepting(*args: Any, **kwargs: Any) -> Any:
+            acceptance.set()
+            return method(*args, **kwargs)
 
-        return accepting
-
-    @classmethod
-    def _accept_before(cls, name: str) -> Callable[..., Any]:
-        """Return a method that accepts the request, and goes on with that of a mix-in."""
-
-        def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
-            self._accept()
-            return getattr(super(cls, self), name)(*args, **kwargs)
-
-        return accepting
+        setattr(self, name, accepting)
 
     def initialize(self, store: Store[T], *args: Any, **options: Any) -> None:
         """Take the store and the `Options`, by keyword, from the URL table.
@@ -240,9 +229,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def acceptance(self) -> asyncio.Event | None:
         """Return what to wait for before anything is published: that the request is accepted."""
-        if self._accepted:
-            return None
-        self._acceptance = self._acceptance or asyncio.Event()
+        if self._acceptance is None and not self._initialized:
+            self._acceptance = asyncio.Event()
         return self._acceptance
 
     def leaving(self) -> bool:
@@ -281,11 +269,6 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         finally:
             self._leave()
 
-    def _accept(self) -> None:
-        self._accepted = True
-        if self._acceptance is not None:
-            self._acceptance.set()
-
     async def _submit(self, message: Message[T]) -> None:
         if not (targets(self.store) and await self.store.deliver(self, message)):
             await self.publish(message)
@@ -308,7 +291,6 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def _subscribe(self) -> None:
         """Register, or resume, now that the request is accepted."""
-        self._accept()
         self._subscribable = True
         if self._released is not None:
             return self._say_goodbye(self._released)

@@ -50,21 +50,6 @@ class BaseStore(ABC, Generic[T]):
         ValueError: If one is out of range, or the policy is unknown.
     """
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let every `submit` begin with starting the store, or refusing a closed one."""
-        super().__init_subclass__(**kwargs)
-        definer = next(c for c in cls.__mro__ if "submit" in vars(c))
-        if definer is cls and not getattr(cls.submit, "__isabstractmethod__", False):
-            setattr(cls, "submit", _guard(cls.submit))  # noqa: B010 (the signature stays)
-        elif not issubclass(definer, BaseStore):
-
-            async def submit(self: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
-                """Go on with the submit of a mix-in, or of a class before it."""
-                further: Callable[..., Any] = getattr(super(cls, self), "submit")  # noqa: B009
-                return await further(*args, **kwargs)
-
-            setattr(cls, "submit", _guard(submit))  # noqa: B010 (the signature stays)
-
     def __init__(
         self,
         *args: object,
@@ -76,6 +61,7 @@ class BaseStore(ABC, Generic[T]):
     ) -> None:
         self._limits = Limits(backlog, policy, block_timeout, max_subscribers)
         self._arguments = args, kwargs
+        vars(self)["submit"] = self._guarded(self.submit)
         self._begin()
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -351,6 +337,21 @@ class BaseStore(ABC, Generic[T]):
                 log.error("publish() of %r ended; the store is closed", self)
         await self._fail("failed")
 
+    def _guarded(self, submit: Callable[..., Any]) -> Callable[..., Any]:
+        """Return this `submit` with the opening of the store in front."""
+
+        @wraps(submit)
+        def opened_now(*args: Any, **kwargs: Any) -> Any:
+            self._open()
+            return submit(*args, **kwargs)
+
+        @wraps(submit)
+        async def opened(*args: Any, **kwargs: Any) -> Any:
+            with self._submitting():
+                return await opened_now(*args, **kwargs)
+
+        return opened if iscoroutinefunction(submit) else opened_now
+
     @contextmanager
     def _submitting(self) -> Generator[None]:
         """Let go of a `submit` that waits for room that `publish`, having failed, never makes."""
@@ -392,22 +393,6 @@ class BaseStore(ABC, Generic[T]):
         check_methods("subscriber", subscriber, "publish")
         self._open()
         return self._fanout.admit(subscriber)
-
-
-def _guard(submit: Callable[..., Any]) -> Callable[..., Any]:
-    """Return this `submit` with the opening of its store in front."""
-
-    @wraps(submit)
-    def opened_now(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
-        store._open()  # pyright: ignore[reportPrivateUsage]  # its own base class
-        return submit(store, *args, **kwargs)
-
-    @wraps(submit)
-    async def opened(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
-        with store._submitting():  # pyright: ignore[reportPrivateUsage]  # its own base class
-            return await opened_now(store, *args, **kwargs)
-
-    return opened if iscoroutinefunction(submit) else opened_now
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
