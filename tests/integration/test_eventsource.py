@@ -1417,3 +1417,38 @@ async def test_p9_what_is_submitted_early_and_cannot_be_encoded_is_a_gap_and_the
         if isinstance(store, QueueStore):
             await store.aclose()
     logged.take("cannot be encoded")
+
+
+async def test_what_is_submitted_early_and_fails_ends_the_stream_and_holds_nothing_up(
+    logged: Logged,
+) -> None:
+    class Greeting(EventSource[str]):
+        outcomes: ClassVar[list[str]] = []
+
+        async def prepare(self) -> None:
+            await self.submit("bad")
+            await self.submit("never sent")
+
+        async def publish(self, message: Message[str], /) -> None:
+            if message.data == "bad":
+                raise LookupError(message.data)
+            await super().publish(message)
+
+        async def get(self, *args: str, **kwargs: str) -> None:
+            try:
+                await super().get(*args, **kwargs)
+            finally:
+                try:
+                    await self.submit("last words")
+                except StreamClosedError:
+                    self.outcomes.append("ConnectionClosed")
+
+    store = Minimal()
+    async with serving(Greeting.route("/", store)) as url, Raw.to(url) as client:
+        await client.get()
+        await client.head()
+        assert b"data:" not in await client.until(b"0\r\n\r\n")
+        await eventually(lambda: store.known == [])
+        assert Greeting.outcomes == ["ConnectionClosed"]
+    logged.take("Uncaught exception")
+    logged.take("Cannot send error response")

@@ -358,6 +358,47 @@ async def test_a_poll_that_registers_in_initialize_is_answered_once_it_is_accept
             assert store.subscribers == ()
 
 
+class Subscribing(LongPolling):
+    """Registers early, and is asked by a method of its own."""
+
+    SUPPORTED_METHODS = (*LongPolling.SUPPORTED_METHODS, "SUBSCRIBE")
+
+    def initialize(self, store: Store[Any], **_: Any) -> None:
+        self.store = store
+        store.register(self)
+
+    async def subscribe(self) -> None:
+        await super().get()
+
+
+async def test_a_poll_by_a_method_of_its_own_is_answered_once_it_is_accepted() -> None:
+    async with (
+        DataStore[object]("value") as store,
+        serving(Subscribing.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        answer = await http.request("SUBSCRIBE", url)
+        assert (answer.status_code, answer.json()["data"]) == (200, "value")
+        assert store.subscribers == ()
+
+
+class AnswersAtOnce(LongPolling):
+    async def get(self) -> None:
+        self.finish({"data": "known already"})
+        await super().get()
+
+
+async def test_who_has_answered_does_not_subscribe() -> None:
+    async with (
+        DataStore[object]("value") as store,
+        serving(AnswersAtOnce.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        for _ in range(2):  # over one connection
+            assert (await http.get(url)).json() == {"data": "known already"}
+        assert (store.subscribers, store.statistics().offered) == ((), 0)
+
+
 class Private(BaseHandler[Any]):
     async def get(self) -> None:
         if self.get_query_argument("token", "") != "right":

@@ -152,6 +152,22 @@ async def test_closing_aborts_those_whose_goodbye_takes_too_long(logged: Logged)
     logged.take("closed before everybody had everything")
 
 
+async def test_who_has_left_while_others_are_aborted_is_told_nothing_more(logged: Logged) -> None:
+    class Ushering(Leaving):
+        def released(self, reason: Released, /) -> None:
+            super().released(reason)
+            if reason == "timeout":
+                self.store.deregister(other)
+
+    store = Mailbox()
+    first, other = Ushering(store, DEADLINE), Leaving(store, DEADLINE)
+    store.register(first)
+    store.register(other)
+    await store.aclose(timeout=0.05)
+    assert (first.events, other.events) == (["closed", "timeout"], ["closed"])
+    logged.take("closed before everybody had everything")
+
+
 async def test_cancelling_the_closing_aborts_who_is_still_there() -> None:
     store, stalled = Mailbox(), Told[str]()
     stalled.running.clear()
