@@ -382,6 +382,28 @@ async def test_a_poll_by_a_method_of_its_own_is_answered_once_it_is_accepted() -
         assert store.subscribers == ()
 
 
+class Impatient(LongPolling):
+    async def get(self) -> None:
+        try:
+            async with asyncio.timeout(0.05):
+                await super().get()
+        except TimeoutError:
+            self.set_status(204)
+
+
+async def test_p7_a_poll_that_gives_up_leaves_and_the_next_one_is_answered() -> None:
+    async with (
+        QueueStore[object]() as store,
+        serving(Impatient.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        answer = await http.get(url)
+        assert (answer.status_code, answer.content, store.subscribers) == (204, b"", ())
+        first = await store.submit(1)
+        await store.submit(2)
+        assert (await http.get(url, params={"last_event_id": first.id})).json()["data"] == 2
+
+
 class AnswersAtOnce(LongPolling):
     async def get(self) -> None:
         self.finish({"data": "known already"})

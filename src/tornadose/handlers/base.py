@@ -257,15 +257,20 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         else:
             flushed.add_done_callback(lambda _: self._leave())
 
-    async def _hold(self) -> None:
+    def _hold(self) -> Awaitable[None]:
+        """Subscribe, and return what to await until the request may end."""
+        held = self._held = asyncio.get_running_loop().create_future()
         if self._finished or open_stream(self.request) is None:
-            return self._leave()
-        self._held = asyncio.get_running_loop().create_future()
-        http1(self.request).set_close_callback(self._lost)
-        try:
+            self._leave()
+        else:
+            http1(self.request).set_close_callback(self._lost)
             self._subscribe()
+        return self._hold_early(held) if self._early else held
+
+    async def _hold_early(self, held: asyncio.Future[None]) -> None:
+        try:
             await self._submit_early()
-            await self._held
+            await held
         finally:
             self._leave()
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable
 from typing import Any
 
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
 
 from ..messages import Gap
@@ -70,6 +71,7 @@ class EventSource(StreamingHandler[T]):
         self._streaming = True
         self._transforms = []  # compression would hold messages back
         self.flush()
+        self._headers = HTTPHeaders()  # what was sent would take a KiB as long as the stream
 
     def _finishing(self, flushed: asyncio.Future[None]) -> None:
         if self._connection is not None:
