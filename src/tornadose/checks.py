@@ -38,8 +38,8 @@ def check_methods(what: str, value: object, *names: str) -> None:
             raise TypeError(f"{what}: {value!r} has no method {name}()")
 
 
-def checked_awaitable(published: object) -> Awaitable[object]:
-    """Return what a `publish` has returned, and refuse what cannot be awaited."""
-    if not isawaitable(published):
-        raise TypeError(f"publish returned {published!r}: it has to be `async def`")
-    return published
+def checked_awaitable(hook: str, returned: object) -> Awaitable[object]:
+    """Return what `publish`, or another hook, has returned, and refuse what cannot be awaited."""
+    if not isawaitable(returned):
+        raise TypeError(f"{hook} returned {returned!r}: it has to be `async def`")
+    return returned

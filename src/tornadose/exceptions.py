@@ -71,7 +71,8 @@ class GapError(TornadoseError):
         self.gap: Gap = gap
 
     def __str__(self) -> str:
-        return f"messages after {self.gap.after!r} were missed: {self.gap.reason}"
+        after = "" if self.gap.after is None else f" after {self.gap.after!r}"
+        return f"messages{after} were missed: {self.gap.reason}"
 
 
 class ReleasedError(TornadoseError):

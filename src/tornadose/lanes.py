@@ -360,7 +360,7 @@ class Lane(Generic[T]):
         books = self._fanout.books
         self._waiting -= 1
         try:
-            await checked_awaitable(self.subscriber.publish(message))
+            await checked_awaitable("publish", self.subscriber.publish(message))
         except PoisonedError:
             books.pending -= 1
             books.poisoned += 1
@@ -380,7 +380,7 @@ class Lane(Generic[T]):
         self._fanout.books.gaps += 1
         gap = Gap(reason, self._last_id)
         if hears_gaps(self.subscriber):
-            await self.subscriber.publish_gap(gap)
+            await checked_awaitable("publish_gap", self.subscriber.publish_gap(gap))
         else:
             level = logging.DEBUG if self._logged else logging.WARNING
             log.log(

@@ -70,7 +70,8 @@ class Message(_Shared, Generic[T_co]):
     """A payload on its way from a store to its subscribers.
 
     Args:
-        data: The payload, of any type that the subscriber's encoder takes.
+        data: The payload, of any type that the subscriber's encoder takes. It is kept as it
+            is, not copied: who changes it later changes what is sent.
         id: The opaque cursor from which a client can resume; ``None`` where the
             store cannot resume.
         event: The event type; ``None`` is the default type, ``"message"``.

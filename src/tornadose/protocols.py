@@ -120,7 +120,12 @@ class ResumableSource(Source[T_co], Protocol[T_co]):
 
 
 class Sink(Protocol[T_contra]):
-    """Where messages go in."""
+    """Where messages go in.
+
+    Where `submit` itself publishes to the subscribers, it lets none of them delay the others
+    or keep their message from them, and takes note of what `Subscriber.publish` raises.
+    `BaseStore` does all that.
+    """
 
     async def submit(self, data: T_contra, /, *, event: str | None = None) -> Message[object]:
         """Accept the payload, and return the message it has become."""

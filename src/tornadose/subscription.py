@@ -31,6 +31,20 @@ def subscribe(
 
     ``async with subscribe(store) as messages: async for message in messages: ...``
 
+    Where messages were missed, `GapError` is raised, and iterating again goes on behind the
+    gap, with what the store still has::
+
+        async with subscribe(store, after=cursor) as messages:
+            while True:
+                try:
+                    async for message in messages:
+                        ...
+                    break  # the store was closed
+                except GapError as error:
+                    ...  # load anew what is known
+
+    To subscribe anew after the same id would only find the same gap.
+
     The backlog of the store holds what the loop has not taken yet; a store that has none
     waits in its `submit` for the message before to be taken. Cancelling an
     iteration that waits loses nothing. When the store is closed, the iteration ends

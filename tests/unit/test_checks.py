@@ -40,13 +40,13 @@ def test_none_and_zero_are_taken_where_they_mean_something() -> None:
 
 async def test_what_can_be_awaited_is_given_back() -> None:
     future = asyncio.get_running_loop().create_future()
-    assert checked_awaitable(future) is future
+    assert checked_awaitable("publish", future) is future
     coroutine = asyncio.sleep(0)
-    assert checked_awaitable(coroutine) is coroutine
+    assert checked_awaitable("publish", coroutine) is coroutine
     await coroutine
 
 
 @pytest.mark.parametrize("value", [None, True, "text"])
-def test_what_cannot_be_awaited_is_refused_with_what_publish_has_to_be(value: object) -> None:
-    with pytest.raises(TypeError, match=f"publish returned {value!r}: .*`async def`"):
-        checked_awaitable(value)
+def test_what_cannot_be_awaited_is_refused_with_what_the_hook_has_to_be(value: object) -> None:
+    with pytest.raises(TypeError, match=f"publish_gap returned {value!r}: .*`async def`"):
+        checked_awaitable("publish_gap", value)

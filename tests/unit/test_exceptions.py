@@ -16,6 +16,7 @@ def test_every_exception_stands_in_the_tree_of_the_module_docstring() -> None:
 def test_errors_say_what_they_know_and_survive_pickling() -> None:
     gap = GapError(Gap("expired", "a-1"))
     assert str(gap) == "messages after 'a-1' were missed: expired"
+    assert str(GapError(Gap("unknown"))) == "messages were missed: unknown"
     assert pickle.loads(pickle.dumps(gap)).gap == Gap("expired", "a-1")  # noqa: S301
     released = ReleasedError("overflow")
     assert str(released) == "the store released this subscription: overflow"

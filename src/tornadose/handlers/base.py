@@ -78,6 +78,9 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     finished, closed or released. Whatever ends it deregisters the handler, also where a
     subclass overrides Tornado's hooks without ``super()``.
 
+    A subclass that has ``async def publish_gap(self, gap)`` besides is told where messages
+    were missed; for others that is logged.
+
     Attributes:
         store: Where the messages come from.
     """
@@ -169,14 +172,19 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     ) -> URLSpec:
         """Return a row for the URL table, with store and encoder checked to agree.
 
+        A handler whose `initialize` has arguments of its own stands there in Tornado's way.
+        The options are for event streams and WebSockets; what a `publish` of one's own sends
+        is up to that.
+
         Args:
             pattern: A regular expression for the path, as in Tornado.
             store: Where the messages come from.
-            encode: As in `Options`, like the following.
-            heartbeat: Seconds.
-            retry: Seconds.
-            write_timeout: Seconds.
-            send_buffer: Bytes.
+            encode: Makes the text that travels of a payload, for WebSockets as a JSON string;
+                ``None`` sends strings as they are, bytes as UTF-8, and the rest as JSON.
+            heartbeat: Seconds between two signs of life; ``None`` is off.
+            retry: Seconds after which a browser reconnects; ``None`` is its own default.
+            write_timeout: Seconds in which a client must take the next 64 KiB.
+            send_buffer: Size of the socket's send buffer in bytes; ``None`` is the system's.
             name: Of the row, for ``reverse_url``.
 
         Raises:

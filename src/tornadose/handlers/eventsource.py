@@ -31,6 +31,10 @@ class EventSource(StreamingHandler[T]):
     ``Last-Event-ID`` or the query argument ``last_event_id``; what it has missed for good
     is announced by an event of type ``gap``.
 
+    When the store is closed, or has no room for the client, the stream ends behind a
+    ``retry`` that is drawn for each client, around the option of that name or 3 seconds;
+    the status is 200 all the same, as a browser takes anything else for the end.
+
     Source: WHATWG HTML, 9.2 Server-sent events.
     """
 

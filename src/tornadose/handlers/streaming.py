@@ -42,7 +42,7 @@ class StreamingHandler(BaseHandler[T]):
 
         Raises:
             PoisonedError: If the message cannot be encoded; nothing is written.
-            ConnectionClosed: If the client is gone.
+            tornado.iostream.StreamClosedError: If the client is gone.
         """
         check_message(message)
         connection = await self._opened()

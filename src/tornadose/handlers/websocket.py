@@ -31,6 +31,10 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
     resumes with the query argument ``last_event_id``. What it sends is ignored, unless a
     subclass overrides ``on_message``.
 
+    Payloads that are JSON stand under ``data`` as they are; with `encode` its text does, as
+    one JSON string. The close code is 1001 when the store is closed, 1011 when publishing
+    has failed, and 1013 for who is to come back later.
+
     Source: RFC 6455.
     """
 
@@ -44,7 +48,7 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
             self._leave()
 
     def open(self, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
-        """Subscribe. A subclass that overrides this calls it with ``super()``."""
+        """Subscribe. Who overrides this calls ``super().open()``, which is not awaited."""
         if self._connection is not None:  # or nobody was left to shake hands with
             self._subscribe()
         return None

@@ -74,6 +74,8 @@ class BaseStore(ABC, Generic[T]):
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Accept a payload, and return the message it has become.
 
+        The payload is not copied, and is encoded later: do not change it any more.
+
         Before the body of an override runs, the store is started, or refuses:
 
         Raises:

@@ -64,6 +64,8 @@ class DataStore(BaseStore[T], Generic[T]):
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Make this the current value, and publish it.
 
+        It is not copied: a change inside it is not noticed, and not published.
+
         The event loop gets a turn first, so that a program that does nothing else does
         not keep it for itself. Values that follow each other within a few turns may be
         skipped, also for a subscriber that is not slow. Cancelled, it has changed nothing.
@@ -196,6 +198,8 @@ class QueueStore(BaseStore[T], Generic[T]):
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Accept a payload, waiting while the inbox is full, and return its message.
+
+        It is not copied, and is encoded later: do not change it any more.
 
         Cancelled or failed, it has accepted nothing.
 
