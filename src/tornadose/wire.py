@@ -58,9 +58,10 @@ def event(message: Message[object], text: str) -> bytes:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "\n" in text:
         text = text.replace("\n", "\ndata: ")
-    id_line = "" if message.id is None else f"id: {message.id}\n"
-    event_line = "" if message.event is None else f"event: {message.event}\n"
-    return f"{id_line}{event_line}data: {text}\n\n".encode()
+    # Joined, as an f-string would give a member of a string enumeration by its name.
+    id_line = "" if message.id is None else "id: " + message.id + "\n"
+    event_line = "" if message.event is None else "event: " + message.event + "\n"
+    return "".join((id_line, event_line, "data: ", text, "\n\n")).encode()
 
 
 def gap_event(gap: Gap) -> bytes:

@@ -37,7 +37,15 @@ from integration.clients import (
     running,
 )
 from support import DEADLINE, balanced, eventually, serving
-from tornadose import DataStore, EventSource, Message, QueueStore, Store, Subscriber
+from tornadose import (
+    BaseHandler,
+    DataStore,
+    EventSource,
+    Message,
+    QueueStore,
+    Store,
+    Subscriber,
+)
 
 if TYPE_CHECKING:
     from conftest import Logged
@@ -755,7 +763,21 @@ async def test_p7_a_handler_that_registers_in_initialize_leaks_nothing_when_refu
     logged.take("403")
 
 
-@pytest.mark.parametrize("kind", [WritesItself, WritesByMixIn])
+class RegistersInPrepare(Asking):
+    """One that registers in `prepare`, and asks then."""
+
+    def initialize(self, store: Store[str], **_: Any) -> None:
+        self.store = store
+
+    async def prepare(self) -> None:
+        self.store.register(self)
+        await super().prepare()
+
+    async def publish(self, message: Message[str], /) -> None:
+        await write_own(self, message)
+
+
+@pytest.mark.parametrize("kind", [WritesItself, WritesByMixIn, RegistersInPrepare])
 async def test_nothing_is_published_before_the_request_is_accepted(
     kind: type[Asking],
 ) -> None:
@@ -775,7 +797,7 @@ async def test_nothing_is_published_before_the_request_is_accepted(
         await client.until(b"data: own next\n\n\r\n")
 
 
-@pytest.mark.parametrize("kind", [WritesItself, WritesByMixIn])
+@pytest.mark.parametrize("kind", [WritesItself, WritesByMixIn, RegistersInPrepare])
 async def test_p7_who_is_refused_late_gets_the_refusal_and_no_message(
     kind: type[Asking], logged: Logged
 ) -> None:
@@ -796,6 +818,66 @@ async def test_p7_who_is_refused_late_gets_the_refusal_and_no_message(
         await eventually(lambda: not store.subscribers)
         assert balanced(store.statistics())
     logged.take("403")
+
+
+class GetsLate(RegistersFirst):
+    """One that waits in a `get` of its own."""
+
+    answered: asyncio.Event
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        await self.answered.wait()
+
+
+@pytest.mark.parametrize("kind", [Asking, GetsLate])
+async def test_p7_who_registers_early_and_leaves_early_is_deregistered_within_a_second(
+    kind: type[Asking | GetsLate],
+) -> None:
+    kind.answered = asyncio.Event()
+    async with QueueStore[str]() as store, serving(kind.route("/", store)) as url:
+        async with Raw.to(url) as client:
+            await client.get()
+            await eventually(lambda: store.subscribers)
+        await eventually(lambda: not store.subscribers, deadline=1)
+        kind.answered.set()
+
+
+async def test_p7_an_initialize_that_registers_and_fails_leaks_nothing(logged: Logged) -> None:
+    class Fails(RegistersFirst):
+        def initialize(self, store: Store[str], **_: Any) -> None:
+            super().initialize(store)
+            raise LookupError("no such user")
+
+    async with (
+        DataStore[str]("value") as store,
+        serving(Fails.route("/", store)) as url,
+        Raw.to(url) as client,
+    ):
+        await client.get()
+        assert await client.rest() == b""
+        assert store.subscribers == ()
+    logged.take("Uncaught exception")
+
+
+class WritesAndFlushes(BaseHandler[str]):
+    async def publish(self, message: Message[str], /) -> None:
+        # Tornado's annotation says dict, and not of what.
+        self.write(message.data)  # pyright: ignore[reportUnknownMemberType]
+        await self.flush()
+
+
+async def test_p3_p4_a_handler_of_ones_own_whose_client_never_reads_is_let_go() -> None:
+    async with (
+        QueueStore[str](backlog=2) as store,
+        serving(WritesAndFlushes.route("/", store)) as url,
+        Raw.to(url) as client,
+    ):
+        await client.get()
+        await eventually(lambda: store.subscribers)
+        while store.subscribers:
+            await store.submit("x" * MEGABYTE)
+            await asyncio.sleep(0)
+        await client.rest()  # what the kernel has, and then the end
 
 
 class BoundEncoder(EventSource[int]):

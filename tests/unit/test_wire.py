@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from enum import Enum
 
 import pytest
 
@@ -19,6 +20,11 @@ from tornadose.wire import (
     websocket_frame,
     websocket_json,
 )
+
+
+class Word(str, Enum):  # noqa: UP042 (which format as their names)
+    READY = "ready"
+
 
 STREAM: Format[object] = event_stream(None, chunked=False)
 CHUNKS: Format[object] = event_stream(None, chunked=True)
@@ -38,6 +44,7 @@ FRAMES: Format[object] = websocket_frame(None)
         (Message("é".encode()), "data: é\n\n"),
         (Message({"é": [1, None]}), 'data: {"é":[1,null]}\n\n'),
         (Message(1.5), "data: 1.5\n\n"),
+        (Message(Word.READY, Word.READY, Word.READY), "id: ready\nevent: ready\ndata: ready\n\n"),
     ],
 )
 def test_an_event_is_its_fields_line_by_line(message: Message[object], expected: str) -> None:
@@ -57,6 +64,7 @@ def test_an_encoder_makes_the_text() -> None:
         (Message(b"x", "a-1"), '{"data":"x","id":"a-1"}'),
         (Message([1, None], event="tick"), '{"data":[1,null],"event":"tick"}'),
         (Message(None, 'q"', "t"), '{"data":null,"id":"q\\"","event":"t"}'),
+        (Message(Word.READY, event=Word.READY), '{"data":"ready","event":"ready"}'),
     ],
 )
 def test_a_websocket_message_is_a_json_object(message: Message[object], expected: str) -> None:

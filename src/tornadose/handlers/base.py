@@ -88,8 +88,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     store: Store[T]
     _options: Options[T] = Options()
     _held: asyncio.Future[None] | None = None
-    _initialized = False
-    _acceptance: asyncio.Event | None = None  # of one that registers in `initialize`
+    _accepted = False  # whether Tornado has called `get`, or another method
+    _acceptance: asyncio.Event | None = None
     _subscribable = False
     _early: tuple[Message[T], ...] = ()
     _released: Released | None = None
@@ -98,18 +98,25 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def __init__(
         self, application: Application, request: HTTPServerRequest, **kwargs: Any
     ) -> None:
-        super().__init__(application, request, **kwargs)
-        self._initialized = True
-        if self._acceptance is not None and request.method in self.SUPPORTED_METHODS:
-            self._accept_by(request.method.lower(), self._acceptance)
+        try:
+            super().__init__(application, request, **kwargs)
+        except BaseException:
+            self._leave()  # as `initialize` may have registered before it failed
+            raise
+        http1(request).set_close_callback(self._lost)
+        if request.method in self.SUPPORTED_METHODS:
+            self._accept_by(request.method.lower())
 
-    def _accept_by(self, name: str, acceptance: asyncio.Event) -> None:
+    def _accept_by(self, name: str) -> None:
         """Let the method that Tornado calls after `prepare` begin with accepting the request."""
         method: Callable[..., Any] = getattr(self, name)
 
         @wraps(method)
         def accepting(*args: Any, **kwargs: Any) -> Any:
-            acceptance.set()
+            delattr(self, name)  # or it would keep this handler alive
+            self._accepted = True
+            if self._acceptance is not None:
+                self._acceptance.set()
             return method(*args, **kwargs)
 
         setattr(self, name, accepting)
@@ -216,8 +223,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Queue a payload for this subscriber alone, behind what it has not taken yet.
 
-        What comes before the request is accepted, in ``prepare`` or an overridden
-        ``get``, is kept until it has subscribed. A store that cannot queue for one
+        What comes before the client can be sent anything, in ``prepare`` or an overridden
+        ``get``, is kept until then. A store that cannot queue for one
         subscriber is bypassed: the payload is published at once.
         """
         message = Message(data, event=event)
@@ -237,8 +244,9 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def acceptance(self) -> asyncio.Event | None:
         """Return what to wait for before anything is published: that the request is accepted."""
-        if self._acceptance is None and not self._initialized:
-            self._acceptance = asyncio.Event()
+        if self._accepted:
+            return None
+        self._acceptance = self._acceptance or asyncio.Event()
         return self._acceptance
 
     def leaving(self) -> bool:
@@ -271,7 +279,6 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         if self._finished or open_stream(self.request) is None:
             self._leave()
         else:
-            http1(self.request).set_close_callback(self._lost)
             self._subscribe()
         return self._hold_early(held) if self._early else held
 
@@ -331,7 +338,10 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def _say_goodbye(self, reason: Released) -> None:
         """End the request because the store has let go of it."""
-        if not self._finished:
+        stream = open_stream(self.request)
+        if reason not in ("closed", "limit") and stream is not None and stream.writing():
+            self._abort()  # or it would wait for a client that does not read
+        elif not self._finished:
             if not self._headers_written:
                 self.set_status(503)
             self.finish()

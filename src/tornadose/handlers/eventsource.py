@@ -106,6 +106,4 @@ class EventSource(StreamingHandler[T]):
             if self._connection is not None:
                 field = retry_field(random.uniform(0.5, 1.5) * retry)
                 self._connection.append(self._framed(field))
-        elif self._connection is not None and self._connection.writing:
-            return self._abort()
         super()._say_goodbye(reason)

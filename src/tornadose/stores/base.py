@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, unwrap
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -61,7 +61,7 @@ class BaseStore(ABC, Generic[T]):
     ) -> None:
         self._limits = Limits(backlog, policy, block_timeout, max_subscribers)
         self._arguments = args, kwargs
-        vars(self)["submit"] = self._guarded(self.submit)
+        vars(self)["submit"] = self._guarded()
         self._begin()
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -204,7 +204,7 @@ class BaseStore(ABC, Generic[T]):
         Messages accepted before this call are delivered first. New messages and
         registrations are refused from the first line on. Cancelling it aborts the
         subscribers that are still there; the store is closed either way. Closing twice
-        is harmless: the second call waits for the first.
+        is harmless: the second call waits for the first, for its own timeout at most.
 
         Args:
             timeout: Seconds on the monotonic clock until those still there are
@@ -219,20 +219,17 @@ class BaseStore(ABC, Generic[T]):
         self._refuse_waiting()
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         limit = asyncio.timeout_at(deadline)
-        async with self._close_once:
-            try:
-                async with limit:
-                    await self._drain_or_fail()
-                    await self._stop_publishing()
-                    await self._fanout.finish()
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                log.warning(
-                    "%r is closed before everybody had everything, after %s s", self, timeout
-                )
-            finally:
-                await self._clean_up()
+        try:
+            async with limit, self._close_once:
+                await self._drain_or_fail()
+                await self._stop_publishing()
+                await self._fanout.finish()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("%r is closed before everybody had everything, after %s s", self, timeout)
+        finally:
+            await self._clean_up()
 
     async def _clean_up(self) -> None:
         """Leave nothing behind, also when cancelled meanwhile."""
@@ -275,6 +272,7 @@ class BaseStore(ABC, Generic[T]):
         self._close_once = asyncio.Lock()
         self._is_closed = False
         self._submitters: set[asyncio.Task[object]] = set()
+        self._let_down: set[asyncio.Task[object]] = set()  # those whose `submit` was cancelled
         self._prepare()
         args, kwargs = self._arguments
         self.initialize(*args, **kwargs)
@@ -339,20 +337,22 @@ class BaseStore(ABC, Generic[T]):
                 log.error("publish() of %r ended; the store is closed", self)
         await self._fail("failed")
 
-    def _guarded(self, submit: Callable[..., Any]) -> Callable[..., Any]:
-        """Return this `submit` with the opening of the store in front."""
+    def _guarded(self) -> Callable[..., Any]:
+        """Return the `submit` of this class with the opening of the store in front."""
+        cls: type[Any] = type(self)
 
-        @wraps(submit)
+        @wraps(cls.submit)
         def opened_now(*args: Any, **kwargs: Any) -> Any:
             self._open()
-            return submit(*args, **kwargs)
+            return cls.submit(self, *args, **kwargs)
 
-        @wraps(submit)
+        @wraps(cls.submit)
         async def opened(*args: Any, **kwargs: Any) -> Any:
+            self._open()
             with self._submitting():
-                return await opened_now(*args, **kwargs)
+                return await cls.submit(self, *args, **kwargs)
 
-        return opened if iscoroutinefunction(submit) else opened_now
+        return opened if iscoroutinefunction(unwrap(cls.submit)) else opened_now
 
     @contextmanager
     def _submitting(self) -> Generator[None]:
@@ -364,12 +364,13 @@ class BaseStore(ABC, Generic[T]):
         try:
             yield
         except asyncio.CancelledError:
-            if nested or task is None or task in self._submitters or task.uncancel():
+            if nested or task is None or task not in self._let_down or task.uncancel():
                 raise
             raise StoreClosedError(f"{self!r} has failed") from None
         finally:
             if task is not None and not nested:
                 self._submitters.discard(task)
+                self._let_down.discard(task)
 
     async def _fail(self, reason: Released) -> None:
         """Close, as nobody publishes any more, unless that is how it is meant to be."""
@@ -384,8 +385,10 @@ class BaseStore(ABC, Generic[T]):
 
     def _abandon(self) -> bool:
         """Let go of those who wait in `submit`, and tell whether messages are lost."""
-        while self._submitters:
-            self._submitters.pop().cancel()
+        waiting = {task for task in self._submitters if task is not asyncio.current_task()}
+        for task in waiting - self._let_down:
+            self._let_down.add(task)
+            task.cancel()
         lost = self._fanout.abandon_unpublished()
         if lost:
             log.warning("%r has lost %d unpublished messages", self, lost)

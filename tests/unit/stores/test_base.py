@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 from contextlib import suppress
@@ -12,7 +13,7 @@ import pytest
 
 from conftest import Logged
 from support import DEADLINE, Direct, Plain, Told, eventually
-from tornadose import BaseStore, Message, QueueStore, Released, StoreClosedError
+from tornadose import BaseStore, DataStore, Message, QueueStore, Released, StoreClosedError
 
 
 class Mailbox(BaseStore[str]):
@@ -364,17 +365,49 @@ async def test_a_healthy_subscriber_survives_any_burst(backlog: int) -> None:
         assert letters.got == [str(number) for number in range(3000)]
 
 
-async def test_when_publish_fails_who_waits_in_submit_is_told(logged: Logged) -> None:
-    class Bounded(Mailbox):
-        def initialize(self, prefix: str = "") -> None:
-            super().initialize(prefix)
-            self.queue = asyncio.Queue(1)
+def logging_calls(submit: Any) -> Any:
+    @functools.wraps(submit)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return submit(*args, **kwargs)
 
-        async def publish(self) -> None:
-            await asyncio.sleep(0.01)
-            raise OSError("gone")
+    return called
 
-    store = Bounded()
+
+class Failing(Mailbox):
+    """A store with room for one message, and a `publish` that fails."""
+
+    def initialize(self, prefix: str = "") -> None:
+        super().initialize(prefix)
+        self.queue = asyncio.Queue(1)
+
+    async def publish(self) -> None:
+        await asyncio.sleep(0.01)
+        raise OSError("gone")
+
+
+class Decorated(Mailbox):
+    submit = logging_calls(Mailbox.submit)
+
+
+class FailingDecorated(Failing):
+    submit = logging_calls(Failing.submit)
+
+
+async def test_a_decorated_submit_can_be_called_in_another_thread() -> None:
+    async with Decorated() as store:
+        loop = asyncio.get_running_loop()
+
+        def work() -> object:
+            return asyncio.run_coroutine_threadsafe(store.submit("a"), loop).result(DEADLINE)
+
+        assert await asyncio.to_thread(work) == Message("a")
+
+
+@pytest.mark.parametrize("kind", [Failing, FailingDecorated])
+async def test_when_publish_fails_who_waits_in_submit_is_told(
+    kind: type[Failing], logged: Logged
+) -> None:
+    store = kind()
     waiting = [asyncio.create_task(store.submit("a")) for _ in range(3)]
     outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1)
     assert [type(outcome) for outcome in outcomes] == [Message, StoreClosedError, StoreClosedError]
@@ -398,6 +431,78 @@ async def test_a_submit_that_is_no_coroutine_function_is_guarded_too() -> None:
         await store.aclose()
         with pytest.raises(StoreClosedError):
             await store.submit("a")
+
+
+async def test_a_class_that_is_patched_changes_the_stores_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fake(self: Mailbox, data: str) -> Message[str]:
+        return Message(f"fake {data}")
+
+    async with Mailbox() as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(Mailbox, "submit", fake)
+            assert await store.submit("a") == Message("fake a")
+        assert await store.submit("a") == Message("a")
+
+
+class Full(Mailbox):
+    """A store whose submit waits."""
+
+    def initialize(self, prefix: str = "") -> None:
+        super().initialize(prefix)
+        self.queue = asyncio.Queue(1)
+        self.queue.put_nowait(Message("in the way"))
+
+
+@pytest.mark.parametrize("kind", [Full, DataStore[str]])
+def test_p6_a_cancelled_submit_is_cancelled_in_a_later_loop_too(
+    kind: type[Full | DataStore[str]],
+) -> None:
+    store = kind()
+
+    async def cancel() -> None:
+        submitting = asyncio.create_task(store.submit("a"))
+        await asyncio.sleep(0)
+        submitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+        await store.submit("b")
+
+    asyncio.run(cancel())
+    asyncio.run(cancel())
+
+
+async def test_a_submit_may_close_its_store() -> None:
+    class Closing(Mailbox):
+        async def submit(self, data: str, /, *, event: str | None = None) -> Message[str]:
+            message = await super().submit(data)
+            if data == "end":
+                await self.aclose()
+            return message
+
+    store, told = Closing(), Told[str]()
+    store.register(told)
+    await store.submit("a")
+    await store.submit("end")
+    await asyncio.sleep(0)
+    assert told.events == ["a", "end", "closed"]
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_closing_again_waits_no_longer_than_its_own_timeout(logged: Logged) -> None:
+    store, stalled = Mailbox(), Told[str]()
+    stalled.running.clear()
+    store.register(stalled)
+    await store.submit("a")
+    patient = asyncio.create_task(store.aclose(timeout=None))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(store.aclose(timeout=0.05), DEADLINE)
+    await asyncio.wait_for(patient, DEADLINE)
+    assert stalled.events == ["timeout"]
+    logged.take("closed before everybody had everything, after 0.05 s")
 
 
 async def test_a_store_may_close_itself_in_its_publish() -> None:

@@ -239,7 +239,7 @@ def framed(text: str, event: str | None) -> bytes:
     """Return the payload for a text and its event; a bare one where nothing is lost by it."""
     if event is None and not text.startswith(EVENT_MARK):
         return text.encode()
-    return f"{EVENT_MARK}{event or ''}\n{text}".encode()
+    return (EVENT_MARK + (event or "") + "\n" + text).encode()
 
 
 def unframed(payload: str) -> tuple[str, str | None]:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tornadose.stores.redis.channel import framed, unframed
+
+
+class Word(str, Enum):  # noqa: UP042 (which format as their names)
+    READY = "ready"
+
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 EVENT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1)
@@ -25,6 +32,7 @@ def test_a_payload_and_its_event_come_back_as_they_were(text: str, event: str | 
         ("a\nb", None, b"a\nb"),
         ("hello", "tick", b"\x1etick\nhello"),
         ("\x1ehello", None, b"\x1e\n\x1ehello"),
+        (Word.READY, Word.READY, b"\x1eready\nready"),
     ],
 )
 def test_a_payload_travels_as_the_documentation_says(
