@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import pytest
 
 from servers import BINARIES, KINDS, Server, running
 from support import eventually
+
+
+def pytest_configure() -> None:
+    """Let programs be stopped by SIGINT, also where the tests run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
