@@ -56,7 +56,7 @@ async def cancel(*tasks: asyncio.Future[Any]) -> None:
 
     The task that calls this is left alone.
     """
-    others = [task for task in tasks if task is not asyncio.current_task()]
+    others = [t for t in tasks if not t.done() and t is not asyncio.current_task()]
     for task in others:
         task.cancel()
     if others:

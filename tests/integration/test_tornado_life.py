@@ -388,6 +388,7 @@ class Impatient(LongPolling):
             async with asyncio.timeout(0.05):
                 await super().get()
         except TimeoutError:
+            await asyncio.wait_for(self.store.submit("too late"), DEADLINE)
             self.set_status(204)
 
 
@@ -410,14 +411,24 @@ class AnswersAtOnce(LongPolling):
         await super().get()
 
 
-async def test_who_has_answered_does_not_subscribe() -> None:
+class StreamsAtOnce(EventSource[Any]):
+    async def get(self) -> None:
+        self.finish({"data": "known already"})
+        await super().get()
+
+
+@pytest.mark.parametrize("kind", [AnswersAtOnce, StreamsAtOnce])
+async def test_who_has_answered_does_not_subscribe(
+    kind: type[AnswersAtOnce | StreamsAtOnce],
+) -> None:
     async with (
         DataStore[object]("value") as store,
-        serving(AnswersAtOnce.route("/", store)) as url,
+        serving(kind.route("/", store, heartbeat=0.01)) as url,
         httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
     ):
         for _ in range(2):  # over one connection
             assert (await http.get(url)).json() == {"data": "known already"}
+            await asyncio.sleep(0.05)  # a few heartbeats that must not be
         assert (store.subscribers, store.statistics().offered) == ((), 0)
 
 

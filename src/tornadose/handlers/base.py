@@ -21,7 +21,7 @@ from ..exceptions import PoisonedError, StoreClosedError
 from ..messages import Gap, Message
 from ..protocols import Released, Store, Subscriber
 from ..typevars import T
-from .connection import ConnectionClosed, http1, open_stream
+from .connection import ConnectionClosed, open_stream
 
 __all__ = ("BaseHandler", "Options")
 
@@ -95,6 +95,16 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     _released: Released | None = None
     _left = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let every `get`, `post` and so on begin with accepting the request."""
+        super().__init_subclass__(**kwargs)
+        for name in map(str.lower, cls.SUPPORTED_METHODS):
+            definer = next((c for c in cls.__mro__ if name in vars(c)), RequestHandler)
+            if definer is cls:
+                setattr(cls, name, cls._accept_in(vars(cls)[name]))
+            elif definer is not RequestHandler and not issubclass(definer, BaseHandler):
+                setattr(cls, name, cls._accept_before(name))
+
     def __init__(
         self, application: Application, request: HTTPServerRequest, **kwargs: Any
     ) -> None:
@@ -103,23 +113,29 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         except BaseException:
             self._leave()  # as `initialize` may have registered before it failed
             raise
-        http1(request).set_close_callback(self._lost)
-        if request.method in self.SUPPORTED_METHODS:
-            self._accept_by(request.method.lower())
+        connection: Any = request.connection
+        connection.set_close_callback(self._lost)  # in the place of Tornado's own
 
-    def _accept_by(self, name: str) -> None:
-        """Let the method that Tornado calls after `prepare` begin with accepting the request."""
-        method: Callable[..., Any] = getattr(self, name)
+    @staticmethod
+    def _accept_in(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return this method, which accepts the request before anything else."""
 
         @wraps(method)
-        def accepting(*args: Any, **kwargs: Any) -> Any:
-            delattr(self, name)  # or it would keep this handler alive
-            self._accepted = True
-            if self._acceptance is not None:
-                self._acceptance.set()
-            return method(*args, **kwargs)
+        def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
+            self._accept()
+            return method(self, *args, **kwargs)
 
-        setattr(self, name, accepting)
+        return accepting
+
+    @classmethod
+    def _accept_before(cls, name: str) -> Callable[..., Any]:
+        """Return a method that accepts the request, and goes on with that of a mix-in."""
+
+        def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
+            self._accept()
+            return getattr(super(cls, self), name)(*args, **kwargs)
+
+        return accepting
 
     def initialize(self, store: Store[T], *args: Any, **options: Any) -> None:
         """Take the store and the `Options`, by keyword, from the URL table.
@@ -273,21 +289,21 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         else:
             flushed.add_done_callback(lambda _: self._leave())
 
-    def _hold(self) -> Awaitable[None]:
-        """Subscribe, and return what to await until the request may end."""
-        held = self._held = asyncio.get_running_loop().create_future()
+    async def _hold(self) -> None:
         if self._finished or open_stream(self.request) is None:
-            self._leave()
-        else:
-            self._subscribe()
-        return self._hold_early(held) if self._early else held
-
-    async def _hold_early(self, held: asyncio.Future[None]) -> None:
+            return self._leave()
+        self._held = asyncio.get_running_loop().create_future()
         try:
+            self._subscribe()
             await self._submit_early()
-            await held
+            await self._held
         finally:
             self._leave()
+
+    def _accept(self) -> None:
+        self._accepted = True
+        if self._acceptance is not None:
+            self._acceptance.set()
 
     async def _submit(self, message: Message[T]) -> None:
         if not (targets(self.store) and await self.store.deliver(self, message)):
@@ -311,6 +327,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def _subscribe(self) -> None:
         """Register, or resume, now that the request is accepted."""
+        self._accept()
         self._subscribable = True
         if self._released is not None:
             return self._say_goodbye(self._released)

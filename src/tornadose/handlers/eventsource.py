@@ -42,11 +42,12 @@ class EventSource(StreamingHandler[T]):
 
     def get(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
         """Send the headers at once, subscribe, and stream until either side ends it."""
-        if open_stream(self.request) is not None:
+        if not self._finished and open_stream(self.request) is not None:
             self._send_headers()
-        stream = open_stream(self.request)
-        if stream is not None:  # or the headers have found nobody
-            self._start_stream(stream)
+            self._headers = HTTPHeaders()  # they would take a KiB as long as the stream
+            stream = open_stream(self.request)
+            if stream is not None:  # or the headers have found nobody
+                self._start_stream(stream)
         return self._hold()
 
     def head(self, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
@@ -75,7 +76,6 @@ class EventSource(StreamingHandler[T]):
         self._streaming = True
         self._transforms = []  # compression would hold messages back
         self.flush()
-        self._headers = HTTPHeaders()  # what was sent would take a KiB as long as the stream
 
     def _finishing(self, flushed: asyncio.Future[None]) -> None:
         if self._connection is not None:

@@ -72,6 +72,8 @@ class StreamingHandler(BaseHandler[T]):
 
     def _start(self, connection: Connection, fmt: Format[T]) -> None:
         """Write to this connection from now on, also what was published before."""
+        if self._left:
+            return
         self._connection, self._format = connection, fmt
         self._subscribable = True
         if self._opening is not None:

@@ -50,6 +50,21 @@ class BaseStore(ABC, Generic[T]):
         ValueError: If one is out of range, or the policy is unknown.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let every `submit` begin with starting the store, or refusing a closed one."""
+        super().__init_subclass__(**kwargs)
+        definer = next(c for c in cls.__mro__ if "submit" in vars(c))
+        if definer is cls and not getattr(cls.submit, "__isabstractmethod__", False):
+            setattr(cls, "submit", _guard(cls.submit))  # noqa: B010 (the signature stays)
+        elif not issubclass(definer, BaseStore):
+
+            async def submit(self: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
+                """Go on with the submit of a mix-in, or of a class before it."""
+                further: Callable[..., Any] = getattr(super(cls, self), "submit")  # noqa: B009
+                return await further(*args, **kwargs)
+
+            setattr(cls, "submit", _guard(submit))  # noqa: B010 (the signature stays)
+
     def __init__(
         self,
         *args: object,
@@ -61,7 +76,6 @@ class BaseStore(ABC, Generic[T]):
     ) -> None:
         self._limits = Limits(backlog, policy, block_timeout, max_subscribers)
         self._arguments = args, kwargs
-        vars(self)["submit"] = self._guarded()
         self._begin()
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
@@ -204,7 +218,7 @@ class BaseStore(ABC, Generic[T]):
         Messages accepted before this call are delivered first. New messages and
         registrations are refused from the first line on. Cancelling it aborts the
         subscribers that are still there; the store is closed either way. Closing twice
-        is harmless: the second call waits for the first, for its own timeout at most.
+        is harmless: the second call waits for the first, whose timeout counts.
 
         Args:
             timeout: Seconds on the monotonic clock until those still there are
@@ -217,19 +231,25 @@ class BaseStore(ABC, Generic[T]):
         self._bind()
         self._is_closed = True
         self._refuse_waiting()
+        if self._close_once.locked():
+            async with self._close_once:
+                return
         deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
         limit = asyncio.timeout_at(deadline)
-        try:
-            async with limit, self._close_once:
-                await self._drain_or_fail()
-                await self._stop_publishing()
-                await self._fanout.finish()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            log.warning("%r is closed before everybody had everything, after %s s", self, timeout)
-        finally:
-            await self._clean_up()
+        async with self._close_once:
+            try:
+                async with limit:
+                    await self._drain_or_fail()
+                    await self._stop_publishing()
+                    await self._fanout.finish()
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                log.warning(
+                    "%r is closed before everybody had everything, after %s s", self, timeout
+                )
+            finally:
+                await self._clean_up()
 
     async def _clean_up(self) -> None:
         """Leave nothing behind, also when cancelled meanwhile."""
@@ -337,23 +357,6 @@ class BaseStore(ABC, Generic[T]):
                 log.error("publish() of %r ended; the store is closed", self)
         await self._fail("failed")
 
-    def _guarded(self) -> Callable[..., Any]:
-        """Return the `submit` of this class with the opening of the store in front."""
-        cls: type[Any] = type(self)
-
-        @wraps(cls.submit)
-        def opened_now(*args: Any, **kwargs: Any) -> Any:
-            self._open()
-            return cls.submit(self, *args, **kwargs)
-
-        @wraps(cls.submit)
-        async def opened(*args: Any, **kwargs: Any) -> Any:
-            self._open()
-            with self._submitting():
-                return await cls.submit(self, *args, **kwargs)
-
-        return opened if iscoroutinefunction(unwrap(cls.submit)) else opened_now
-
     @contextmanager
     def _submitting(self) -> Generator[None]:
         """Let go of a `submit` that waits for room that `publish`, having failed, never makes."""
@@ -398,6 +401,23 @@ class BaseStore(ABC, Generic[T]):
         check_methods("subscriber", subscriber, "publish")
         self._open()
         return self._fanout.admit(subscriber)
+
+
+def _guard(submit: Callable[..., Any]) -> Callable[..., Any]:
+    """Return this `submit` with the opening of its store in front."""
+
+    @wraps(submit)
+    def opened_now(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
+        store._open()  # pyright: ignore[reportPrivateUsage]  # its own base class
+        return submit(store, *args, **kwargs)
+
+    @wraps(submit)
+    async def opened(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
+        store._open()  # pyright: ignore[reportPrivateUsage]  # its own base class
+        with store._submitting():  # pyright: ignore[reportPrivateUsage]  # its own base class
+            return await submit(store, *args, **kwargs)
+
+    return opened if iscoroutinefunction(unwrap(submit)) else opened_now
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
