@@ -2,20 +2,213 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
 import pytest
+from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as Unreachable
 
 from conftest import Logged
-from servers import Server
-from tornadose import RedisStore, RedisStreamStore
+from servers import BINARIES, KINDS, Server, proxied, running
+from support import DEADLINE, Told, eventually
+from tornadose import Gap, RedisStore, RedisStreamStore, StoreClosedError
+
+Kind: TypeAlias = type[RedisStore] | type[RedisStreamStore]
+
+both = pytest.mark.parametrize("kind", [RedisStore, RedisStreamStore])
+QUICK = 0.5  # seconds, of `socket_timeout` and `socket_connect_timeout`
 
 
-@pytest.mark.parametrize("kind", [RedisStore, RedisStreamStore])
+def quick(kind: Kind, **options: Any) -> RedisStore[str] | RedisStreamStore[str]:
+    return kind(socket_timeout=QUICK, socket_connect_timeout=QUICK, **options)
+
+
+async def enter(store: RedisStore[str] | RedisStreamStore[str]) -> None:
+    async with store:
+        pass
+
+
+# ---- opening
+
+
+@both
 async def test_a_server_that_cannot_be_reached_is_an_error_when_the_store_is_opened(
-    server: Server, kind: type[RedisStore | RedisStreamStore], logged: Logged
+    server: Server, kind: Kind, logged: Logged
 ) -> None:
     server.kill()
     with pytest.raises(Unreachable):
-        async with kind(port=server.port):
-            pass
+        await enter(kind(port=server.port))
     logged.take("cannot read from Redis")
+
+
+@both
+@pytest.mark.parametrize("server_kind", KINDS)
+async def test_a_unix_socket_does_as_well(kind: Kind, server_kind: str, tmp_path: Path) -> None:
+    if BINARIES[server_kind] is None:
+        pytest.skip("no redis-server is on the PATH")
+    path = str(tmp_path / "socket")
+    async with (
+        running(server_kind, tmp_path, "--unixsocket", path),
+        kind(unix_socket_path=path) as store,
+    ):
+        store.register(told := Told[str]())
+        await store.submit("a")
+        await eventually(lambda: told.got == ["a"])
+
+
+@both
+async def test_a_store_that_is_closed_while_it_opens_stays_closed(
+    server: Server, kind: Kind
+) -> None:
+    async with proxied(server.port) as proxy:
+        proxy.blackhole()
+        store = kind(port=proxy.port)
+        opening = asyncio.create_task(enter(store))
+        await eventually(lambda: proxy.connections)
+        await store.aclose()
+        with pytest.raises(StoreClosedError):
+            await opening
+        with pytest.raises(StoreClosedError):
+            store.register(Told[str]())
+
+
+@both
+async def test_p7_who_fails_to_open_a_store_leaves_it_to_others_that_try(
+    server: Server, kind: Kind, logged: Logged
+) -> None:
+    server.kill()
+    store = kind(port=server.port)
+    outcomes = list[type[Exception]]()
+
+    async def insist(use: Callable[[], Any]) -> None:
+        for _ in range(20):
+            try:
+                await use()
+            except Exception as error:
+                outcomes.append(type(error))
+
+    uses = (lambda: enter(store), lambda: enter(store), lambda: store.submit("a"))
+    await asyncio.wait_for(asyncio.gather(*map(insist, uses)), DEADLINE)
+    assert outcomes == [Unreachable] * 60
+    await server.start()
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                await store.submit("a")
+                break
+            except Unreachable:  # until the reader has tried again
+                await asyncio.sleep(0.01)
+    await store.aclose()
+    logged.unexpected.clear()  # how often it was opened anew depends on the order of the tasks
+
+
+# ---- outages
+
+
+@both
+async def test_p10_who_registers_while_redis_is_out_of_reach_is_told_when_it_is_back(
+    server: Server, kind: Kind, logged: Logged
+) -> None:
+    async with proxied(server.port) as proxy:
+        proxy.blackhole()
+        store = quick(kind, port=proxy.port)
+        store.register(told := Told[str]())
+        await eventually(lambda: logged.unexpected)
+        await server.command("XADD", "tornadose", "*", "data", "missed")
+        await server.command("PUBLISH", "tornadose", "missed")
+        proxy.heal()
+        await eventually(lambda: told.events == [Gap("outage")])
+        await store.submit("live")
+        await eventually(lambda: told.events == [Gap("outage"), "live"])
+        await store.aclose()
+    logged.take("cannot read from Redis")
+    logged.take("reads from Redis again")
+
+
+class Moody(CredentialProvider):
+    """Gives credentials, but not the second time."""
+
+    asked = 0
+
+    def get_credentials(self) -> tuple[str, str]:
+        self.asked += 1
+        if self.asked == 2:
+            raise LookupError("the service of the tokens is down")
+        return "default", ""
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        return self.get_credentials()
+
+
+@both
+async def test_p10_credentials_that_are_not_to_be_had_are_an_outage(
+    server: Server, kind: Kind, logged: Logged
+) -> None:
+    await server.command("ACL", "SETUSER", "default", "nopass")
+    moody = Moody()
+    async with kind(port=server.port, credential_provider=moody) as store:
+        store.register(told := Told[str]())
+        await server.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await server.command("CLIENT", "KILL", "TYPE", "normal")
+        await eventually(lambda: moody.asked >= 3)
+        await eventually(lambda: any("again" in line for line in logged.lines()))
+        await store.submit("a")
+        await eventually(lambda: told.got == ["a"])
+    logged.take("cannot read from Redis")
+    logged.take("reads from Redis again")
+
+
+@both
+async def test_p10_a_reader_that_finds_nobody_waits_longer_each_time(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    pauses = list[int]()
+
+    async def note(failures: int) -> None:
+        pauses.append(failures)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr("tornadose.stores.redis.broker.back_off", note)
+    store = kind(port=1)  # where nobody listens
+    store.register(Told[str]())
+    await eventually(lambda: len(pauses) >= 5)
+    await store.aclose(timeout=1)
+    assert pauses[:5] == [1, 2, 3, 4, 5]
+    logged.take("cannot read from Redis")
+
+
+# ---- nothing is left
+
+CYCLES = 500  # of each store on each server
+
+
+@both
+async def test_p7_opened_used_cancelled_and_closed_over_and_over_nothing_is_left(
+    server: Server, kind: Kind, logged: Logged
+) -> None:
+    chance = random.Random(server.port)
+    tasks = asyncio.all_tasks()
+
+    async def use(store: RedisStore[str] | RedisStreamStore[str]) -> None:
+        async with store:
+            store.register(told := Told[str]())
+            await asyncio.gather(*(store.submit(str(n)) for n in range(3)))
+            await eventually(lambda: len(told.got) == 3)
+
+    for _ in range(CYCLES):
+        store = kind(port=server.port)
+        task = asyncio.create_task(use(store))
+        await asyncio.wait({task}, timeout=chance.uniform(0, 0.015))
+        task.cancel()
+        await asyncio.wait({task})
+        await store.aclose()
+    assert asyncio.all_tasks() == tasks
+    for connections in "pubsub", "normal":
+        end = asyncio.get_running_loop().time() + DEADLINE
+        while await server.clients(connections):
+            assert asyncio.get_running_loop().time() < end
+    logged.unexpected.clear()

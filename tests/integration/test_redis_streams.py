@@ -331,9 +331,28 @@ async def test_p2_who_waits_for_an_unreachable_server_gets_what_is_submitted_fir
         store.register(newcomer)
         await store.submit("b")
         await eventually(lambda: told.got[-1:] == newcomer.got[-1:] == ["b"])
-        assert (told.events, newcomer.events) == (["a", "b"], ["b"])
+        assert (told.events, newcomer.events) == ([Gap("outage"), "a", "b"], ["b"])
         assert [data for _, data in await entries(server)] == ["history", "a", "b"]
     outages(logged)
+
+
+async def test_p8_after_a_reset_nobody_gets_pages_of_the_stream_that_was(server: Server) -> None:
+    await fill_from(server, 1000, 300)
+    async with store_on(server.port) as store:
+        live, old, late = Told[str](), Told[str](), Told[str]()
+        store.register(live)
+        store.resume(old, "1000-0")
+        await eventually(lambda: len(old.got) == 299)
+        lines = """
+            redis.call('DEL', KEYS[1])
+            for n = 1000, 1250 do redis.call('XADD', KEYS[1], n .. '-0', 'data', 'new ' .. n) end
+        """
+        await server.command("EVAL", lines, 1, KEY)
+        await add(server, "data", "end", cursor="2000-0")
+        assert (await story(live, 1))[:1] == [Gap("restarted")]
+        store.resume(late, "1000-0")
+        await eventually(lambda: late.got[-1:] == ["end"])
+        assert late.got == [*(f"new {n}" for n in range(1001, 1251)), "end"]
 
 
 async def test_statistics_count_what_came_from_the_stream(server: Server) -> None:

@@ -369,7 +369,7 @@ class BaseStore(ABC, Generic[T]):
         except asyncio.CancelledError:
             if nested or task is None or task not in self._let_down or task.uncancel():
                 raise
-            raise StoreClosedError(f"{self!r} has failed") from None
+            raise StoreClosedError(f"{self!r} has failed, or was closed meanwhile") from None
         finally:
             if task is not None and not nested:
                 self._submitters.discard(task)
@@ -377,7 +377,7 @@ class BaseStore(ABC, Generic[T]):
 
     async def _fail(self, reason: Released) -> None:
         """Close, as nobody publishes any more, unless that is how it is meant to be."""
-        if self._is_closed:
+        if self._is_closed or self._publishing is not asyncio.current_task():
             return
         self._is_closed = True
         self._refuse_waiting()

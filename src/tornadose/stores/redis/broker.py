@@ -7,7 +7,7 @@ import logging
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, Self, TypeAlias, cast
+from typing import Generic, Protocol, Self, TypeAlias, cast
 
 from typing_extensions import TypeVar
 
@@ -15,11 +15,12 @@ from ...checks import check_size
 from ...fanout import Positions
 from ...lanes import Policy
 from ...messages import BATCH, Batch, GapReason, Message
+from ...tasks import cancel
 from ..base import BaseStore
 from .connection import UNREACHABLE, Connection, Unreachable, client_of, now, seconds_of
 from .pipeline import Command, Pipeline
 
-__all__ = ("BrokerStore", "Decoder", "Encoder", "Incoming", "back_off")
+__all__ = ("BrokerStore", "Decoder", "Encoder", "Incoming", "Part", "back_off")
 
 log = logging.getLogger("tornadose")
 
@@ -29,6 +30,14 @@ Encoder: TypeAlias = Callable[[T], str]
 Incoming: TypeAlias = Message[T] | GapReason
 
 FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds between two attempts to connect
+
+
+class Part(Protocol):
+    """What belongs to an open store."""
+
+    async def close(self) -> None:
+        """Give up what is under way, and disconnect."""
+        ...
 
 
 class BrokerStore(BaseStore[T], Generic[T]):
@@ -89,17 +98,27 @@ class BrokerStore(BaseStore[T], Generic[T]):
             StoreClosedError: If the store is closed.
         """
         self._open()
+        publishing = self._publishing
         try:
             await self._opened()
             if self._down is not None:
+                await asyncio.sleep(0)  # as whoever tries again and again may not wait elsewhere
                 raise self._down
         except BaseException:
-            if not self.subscribers:
-                await self._stop_publishing()
-                await self._let_go()
-                self._begin()
+            if self._publishing is publishing:
+                await self._start_afresh()
             raise
         return self
+
+    async def _start_afresh(self) -> None:
+        """Be as before it was opened, unless the store is closed, or in use by somebody else."""
+        if self._is_closed or self.subscribers or self._submitters or self._publishing is None:
+            return
+        publishing, parts = self._publishing, self._parts()
+        self._begin()
+        await cancel(publishing)
+        for part in parts:
+            await part.close()
 
     async def _opened(self) -> None:
         """Wait for the first attempt to read, and raise what it has met."""
@@ -139,8 +158,13 @@ class BrokerStore(BaseStore[T], Generic[T]):
         self._submitters |= waiting
         return lost
 
+    def _parts(self) -> Sequence[Part]:
+        """Return what is to be closed with the store."""
+        return (self._out,)
+
     async def _let_go(self) -> None:
-        await self._out.close()
+        for part in self._parts():
+            await part.close()
 
     # ---- reading
 

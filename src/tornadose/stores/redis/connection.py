@@ -68,7 +68,12 @@ class Connection:
         if self._is_open():
             return
         await self.close()
-        await in_time(self._connect_timeout, self._connection.connect())
+        try:
+            await in_time(self._connect_timeout, self._connection.connect())
+        except UNREACHABLE:
+            raise
+        except Exception as error:  # of who gives the credentials, for example
+            raise Unreachable(f"connecting has failed: {error!r}") from error
         reader: object = getattr(self._connection, "_reader", None)
         writer: object = getattr(self._connection, "_writer", None)
         if isinstance(reader, asyncio.StreamReader) and isinstance(writer, asyncio.StreamWriter):
@@ -182,6 +187,7 @@ def client_of(url: str | None, options: dict[str, object]) -> Redis:
     options = {"protocol": 2, **options, "retry": Retry(NoBackoff(), 0)}
     client = Redis(**options) if url is None else Redis.from_url(url, **options)
     used = client.connection_pool.connection_kwargs
+    used.setdefault("socket_connect_timeout", options["socket_connect_timeout"])  # Unix sockets
     if isinstance(used.get("retry"), str):  # from the url
         raise ValueError(f"retry: {used['retry']!r}: the store never sends a message twice")
     if used.get("decode_responses"):

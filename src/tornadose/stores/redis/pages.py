@@ -36,7 +36,7 @@ log = logging.getLogger("tornadose")
 T = TypeVar("T", default=str)
 
 FIRST_PAGE, PAGE = 10, 200  # entries that are read together, at first and at most
-PAGE_BYTES = 1 << 20  # at which a page ends
+PAGE_BYTES = 1 << 17  # at which a page ends: each client that resumes may have one
 AT_ONCE = 4  # entries that are decoded without a look at the time
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
 POISONED = 1024  # entries of which it is remembered that they were logged

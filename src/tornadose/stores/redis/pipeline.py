@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import chain
 from typing import Protocol, TypeAlias
 
 from ...exceptions import OutcomeUnknownError, StoreClosedError
-from ...messages import BATCH
+from ...messages import BATCH, BATCH_BYTES
 from ...tasks import cancel, new_task
 
 __all__ = ("Command", "Link", "Pipeline")
@@ -39,6 +40,11 @@ class _Request:
         self.commands = commands
         self.replies: asyncio.Future[Sequence[object]] = asyncio.Future()
         self.sent = False
+
+    def size(self) -> int:
+        """Return about how many bytes it takes."""
+        words = chain.from_iterable(self.commands)
+        return sum(len(word) for word in words if not isinstance(word, int))
 
     def answer(self, replies: Sequence[object]) -> None:
         if not self.replies.done():
@@ -164,10 +170,12 @@ class Pipeline:
     def _next(self) -> list[_Request]:
         """Take the requests that somebody still waits for, no more than a batch."""
         requests: list[_Request] = []
-        while self._waiting and len(requests) < BATCH:
+        size = 0
+        while self._waiting and len(requests) < BATCH and size < BATCH_BYTES:
             request = self._waiting.popleft()
             if not request.replies.done():
                 requests.append(request)
+                size += request.size()
         return requests
 
     async def _send(self, requests: list[_Request]) -> None:

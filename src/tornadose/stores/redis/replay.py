@@ -16,7 +16,7 @@ from ...messages import GapReason, Message
 from ...tasks import cancel
 from .broker import back_off
 from .connection import UNREACHABLE
-from .entries import checked_position_of, position_of
+from .entries import checked_position_of, cursor_of, position_of
 from .pages import PageReader, StreamPage
 from .pipeline import Pipeline
 
@@ -26,6 +26,7 @@ log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
+PATIENCE = 10  # attempts, which take about half a minute, before it is logged
 CACHE_BYTES = 4 << 20  # of pages that others may ask for as well
 
 
@@ -52,6 +53,8 @@ class StreamHistory(Generic[T]):
             except (*UNREACHABLE, OutcomeUnknownError) as error:
                 log.debug("reading history failed", exc_info=error)
             failures += 1
+            if failures == PATIENCE:
+                log.warning("history behind %s cannot be read for long", cursor_of(position))
             await back_off(failures)
 
     def forget(self) -> None:

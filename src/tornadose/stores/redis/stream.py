@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Generic, overload
 
@@ -16,7 +17,7 @@ from ...messages import Message, check_cursor, check_event
 from ...protocols import Subscriber
 from ...statistics import Statistics
 from ...wire import check_text
-from .broker import BrokerStore, Decoder, Encoder
+from .broker import BrokerStore, Decoder, Encoder, Part
 from .connection import Connection, Unreachable, bytes_of, check_name, now
 from .entries import Call, position_of
 from .pages import PageReader, StreamPage
@@ -185,9 +186,8 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         await super().drain()
         await self._fanout.handed_on()
 
-    async def _let_go(self) -> None:
-        await self._history.close()
-        await super()._let_go()
+    def _parts(self) -> Sequence[Part]:
+        return (self._history, *super()._parts())
 
     # ---- the live messages
 
@@ -198,6 +198,8 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             self._added = info.added
             self._fanout.rewind(info.last)
             self._placed.set()
+            if self._down is not None:  # those who are here may have missed something
+                await self._fanout.announce("outage")
 
     async def _before_first_put(self) -> None:
         if not self._placed.is_set():

@@ -9,7 +9,7 @@ import pytest
 
 from support import eventually
 from tornadose import OutcomeUnknownError, StoreClosedError
-from tornadose.messages import BATCH
+from tornadose.messages import BATCH, BATCH_BYTES
 from tornadose.stores.redis.pipeline import Command, Pipeline
 
 LONG = 30.0  # seconds, that no test takes
@@ -72,6 +72,13 @@ async def test_what_comes_together_is_sent_together_and_in_order() -> None:
     assert wire.sent == [names[:BATCH], names[BATCH:]]
     assert await pipeline.call([("a",), ("b",)]) == ["a", "b"]
     assert await outcomes(calls(pipeline, "after")) == ["after"]
+
+
+async def test_what_is_large_is_not_sent_all_together() -> None:
+    wire = Wire()
+    names = [letter * (BATCH_BYTES // 2) for letter in "abc"]
+    assert await outcomes(calls(Pipeline(wire, 10, LONG), *names)) == names
+    assert wire.sent == [names[:2], names[2:]]
 
 
 async def test_a_refusal_is_for_who_has_asked_for_it() -> None:
