@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from .messages import BATCH, GapReason, Message, numbered
 
@@ -15,8 +14,7 @@ __all__ = ("History", "HistoryReplay", "Page", "Replay")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Page(Generic[T]):
+class Page(NamedTuple, Generic[T]):
     """A piece of history.
 
     Args:
@@ -58,7 +56,7 @@ class History(Generic[T]):
     @cached_property
     def epoch(self) -> str:
         """What ids begin with: drawn at the first use, so that no two processes share it."""
-        return secrets.token_hex(6)
+        return os.urandom(6).hex()
 
     @property
     def first(self) -> int:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from .capabilities import begins_late, hears_gaps, hears_release, leaves_slowly, takes_batches
@@ -36,7 +35,6 @@ Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
 BEYOND = 1 << 256  # the fence of a lane that takes no live messages, or none yet
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Limits:
     """How much is kept for those who are behind, and what happens beyond.
 
@@ -53,18 +51,23 @@ class Limits:
         ValueError: If one is out of range, or the policy is unknown.
     """
 
-    backlog: int = 1024
-    policy: Policy = "disconnect"
-    block_timeout: float = 5.0
-    max_subscribers: int | None = None
-
-    def __post_init__(self) -> None:
-        check_size("backlog", self.backlog, at_least=1)
-        if self.policy not in get_args(Policy):
-            raise ValueError(f"policy: {self.policy!r} is none of {get_args(Policy)}")
-        check_seconds("block_timeout", self.block_timeout)
-        if self.max_subscribers is not None:
-            check_size("max_subscribers", self.max_subscribers, at_least=0)
+    def __init__(
+        self,
+        backlog: int = 1024,
+        policy: Policy = "disconnect",
+        block_timeout: float = 5.0,
+        max_subscribers: int | None = None,
+    ) -> None:
+        check_size("backlog", backlog, at_least=1)
+        if policy not in get_args(Policy):
+            raise ValueError(f"policy: {policy!r} is none of {get_args(Policy)}")
+        check_seconds("block_timeout", block_timeout)
+        if max_subscribers is not None:
+            check_size("max_subscribers", max_subscribers, at_least=0)
+        self.backlog = backlog
+        self.policy: Policy = policy
+        self.block_timeout = block_timeout
+        self.max_subscribers = max_subscribers
 
 
 class Lane(Generic[T]):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ("Books", "Statistics")
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(NamedTuple):
     """A moment in the life of a store.
 
     ``subscribers``, ``submitted``, ``published``, ``gaps``, ``resumed`` and

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any, Generic, TypeVar, overload
@@ -32,7 +31,6 @@ SHORTEST_HEARTBEAT = 0.01  # seconds
 P = TypeVar("P")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Options(Generic[T]):
     """What a handler can be told besides its store.
 
@@ -49,26 +47,33 @@ class Options(Generic[T]):
         ValueError: If one is out of range.
     """
 
-    encode: Callable[[T], str] | None = None
-    heartbeat: float | None = 15.0
-    retry: float | None = None
-    write_timeout: float = 30.0
-    send_buffer: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.encode is not None and not callable(self.encode):
-            raise TypeError(f"encode: {self.encode!r} is not callable")
-        if iscoroutinefunction(self.encode):
-            raise TypeError(f"encode: {self.encode!r} is a coroutine function, and makes no text")
-        if not isinstance(self.encode, Hashable):  # who share an encoder share its results
-            raise TypeError(f"encode: {self.encode!r} is not hashable")
-        check_seconds("heartbeat", self.heartbeat, or_none=True)
-        if self.heartbeat is not None and self.heartbeat < SHORTEST_HEARTBEAT:
-            raise ValueError(f"heartbeat: {self.heartbeat!r} is less than {SHORTEST_HEARTBEAT}")
-        check_seconds("retry", self.retry, or_none=True, or_zero=True)
-        check_seconds("write_timeout", self.write_timeout)
-        if self.send_buffer is not None:
-            check_size("send_buffer", self.send_buffer, at_least=1)
+    def __init__(
+        self,
+        *,
+        encode: Callable[[T], str] | None = None,
+        heartbeat: float | None = 15.0,
+        retry: float | None = None,
+        write_timeout: float = 30.0,
+        send_buffer: int | None = None,
+    ) -> None:
+        if encode is not None and not callable(encode):
+            raise TypeError(f"encode: {encode!r} is not callable")
+        if iscoroutinefunction(encode):
+            raise TypeError(f"encode: {encode!r} is a coroutine function, and makes no text")
+        if not isinstance(encode, Hashable):  # who share an encoder share its results
+            raise TypeError(f"encode: {encode!r} is not hashable")
+        check_seconds("heartbeat", heartbeat, or_none=True)
+        if heartbeat is not None and heartbeat < SHORTEST_HEARTBEAT:
+            raise ValueError(f"heartbeat: {heartbeat!r} is less than {SHORTEST_HEARTBEAT}")
+        check_seconds("retry", retry, or_none=True, or_zero=True)
+        check_seconds("write_timeout", write_timeout)
+        if send_buffer is not None:
+            check_size("send_buffer", send_buffer, at_least=1)
+        self.encode = encode
+        self.heartbeat = heartbeat
+        self.retry = retry
+        self.write_timeout = write_timeout
+        self.send_buffer = send_buffer
 
 
 class BaseHandler(RequestHandler, ABC, Generic[T]):
@@ -385,9 +390,5 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
 def changed(options: Options[Any]) -> dict[str, Any]:
     """Return the options that differ from their defaults, which an `initialize` may not take."""
-    named = ((field.name, field.default) for field in fields(options))
-    return {
-        name: getattr(options, name)
-        for name, default in named
-        if getattr(options, name) != default
-    }
+    defaults = vars(Options())
+    return {name: value for name, value in vars(options).items() if value != defaults[name]}

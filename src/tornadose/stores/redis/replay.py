@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Generic, TypeVar
 
 from ...exceptions import OutcomeUnknownError
@@ -140,7 +139,7 @@ class StreamReplay(Generic[T]):
             self._resets = self._fanout.resets
             self._parts.append(Page([], "restarted", part.position, met=False))
             met = False
-        return replace(part, met=met)
+        return part._replace(met=met)
 
     def _hole(self, page: StreamPage[T]) -> GapReason | None:
         """Tell why messages are missing in front of a page that is behind those before."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Generic, overload
 
 from typing_extensions import TypeVar
@@ -255,7 +254,7 @@ class _StreamFanOut(FanOut[T]):
 
     def statistics(self) -> Statistics:
         statistics = super().statistics()
-        return replace(statistics, submitted=statistics.published)
+        return statistics._replace(submitted=statistics.published)
 
     def abandon_unpublished(self) -> int:
         super().abandon_unpublished()
