@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Sized
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Connection:
         "_stream",
         "_timer",
         "_turn",
+        "_unwritten",
         "_write_timeout",
     )
 
@@ -65,6 +67,8 @@ class Connection:
         self._protocol = protocol
         self._queued = 0  # calls of `write` that are not done
         self._stream = stream
+        # To ask the stream whether it is writing would be a twentieth of a delivery.
+        self._unwritten: Sized | None = stream._write_buffer  # pyright: ignore[reportPrivateUsage]
         self._write_timeout = write_timeout
         self._turn: asyncio.Lock | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -84,7 +88,7 @@ class Connection:
         Raises:
             ConnectionClosed: If the client turns out to be gone.
         """
-        if self._queued or self._ended or self._stream.writing():
+        if self._queued or self._ended or self._unwritten:
             return False
         self._send(data)
         return True
