@@ -114,7 +114,7 @@ def plan(full: bool) -> Sequence[Stage]:
 def _quick() -> Sequence[Stage]:
     both = RAW, TORNADOSE
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(20), _bursts(20))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(20, LONG), _bursts(20, LONG))),
         Stage(
             clients=100,
             entrants=both,
@@ -130,7 +130,7 @@ def _quick() -> Sequence[Stage]:
 
 def _full() -> Sequence[Stage]:
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(100), _bursts(80))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(45, 11), _bursts(80, 7))),
         Stage(
             clients=100,
             entrants=SSE,
@@ -144,22 +144,22 @@ def _full() -> Sequence[Stage]:
     )
 
 
-def _paced(messages: int) -> Shape:
-    return Shape(name="paced", do="paced", messages=messages, repetitions=LONG)
+def _paced(messages: int, repetitions: int) -> Shape:
+    return Shape(name="paced", do="paced", messages=messages, repetitions=repetitions)
 
 
 def _two_processes(messages: int) -> Shape:
     return Shape(name="two processes", do="paced", messages=messages)
 
 
-def _bursts(messages: int) -> Shape:
+def _bursts(messages: int, repetitions: int) -> Shape:
     return Shape(
         name="bursts of 10",
         do="paced",
         messages=messages,
         rate=80.0,
         burst=10,
-        repetitions=LONG,
+        repetitions=repetitions,
     )
 
 
