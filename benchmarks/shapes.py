@@ -130,16 +130,16 @@ def _quick() -> Sequence[Stage]:
 
 def _full() -> Sequence[Stage]:
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(45, 11), _bursts(80, 7))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(45, 9), _bursts(80, LONG))),
         Stage(
             clients=100,
             entrants=SSE,
-            shapes=(_lockstep(100, 200), _sized("10 KB", 10_000, 100), _huge(100), _churn(500)),
+            shapes=(_lockstep(100, 150), _sized("10 KB", 10_000, 60), _huge(100), _churn(300)),
         ),
         Stage(clients=10, entrants=SSE, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=SSE, shapes=(_lockstep(1000, 30),)),
-        Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 3), _idle(15, 3))),
-        _stalled((TORNADOSE, *PYTHON_PEERS), 80),
+        Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 2), _idle(15, 2))),
+        _stalled((TORNADOSE, *PYTHON_PEERS), 50),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(80),)),
     )
 

@@ -17,7 +17,7 @@ from tornado.iostream import StreamClosedError as ConnectionClosed
 if TYPE_CHECKING:
     from tornado.websocket import WebSocketProtocol
 
-__all__ = ("SLICE", "Connection", "ConnectionClosed", "http1", "open_stream")
+__all__ = ("SLICE", "Connection", "ConnectionClosed", "open_stream")
 
 log = logging.getLogger("tornadose")
 
@@ -192,18 +192,13 @@ def _tune(sock: socket.socket, write_timeout: float, send_buffer: int | None) ->
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
-def http1(request: HTTPServerRequest) -> HTTP1Connection:
-    """Return the connection of a request.
+def open_stream(request: HTTPServerRequest) -> IOStream | None:
+    """Return the stream below a request; ``None`` if the client is gone.
 
     Raises:
         TypeError: If the server is not Tornado's HTTP/1 server.
     """
     if not isinstance(request.connection, HTTP1Connection):
         raise TypeError(f"expected Tornado's HTTP1Connection, not {request.connection!r}")
-    return request.connection
-
-
-def open_stream(request: HTTPServerRequest) -> IOStream | None:
-    """Return the stream below a request; ``None`` if the client is gone."""
-    stream: IOStream | None = http1(request).stream
+    stream: IOStream | None = request.connection.stream
     return None if stream is None or stream.closed() else stream

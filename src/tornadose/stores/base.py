@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction, unwrap
 from types import TracebackType
@@ -21,6 +20,7 @@ from ..protocols import Released, Subscriber
 from ..statistics import Statistics
 from ..tasks import cancel, is_cancelled, new_task
 from ..typevars import T_object as T
+from .submitting import Submitters
 
 __all__ = ("BaseStore",)
 
@@ -291,8 +291,7 @@ class BaseStore(ABC, Generic[T]):
         self._publishing: asyncio.Task[None] | None = None
         self._close_once = asyncio.Lock()
         self._is_closed = False
-        self._submitters: set[asyncio.Task[object]] = set()
-        self._let_down: set[asyncio.Task[object]] = set()  # those whose `submit` was cancelled
+        self._submitters = Submitters()
         self._prepare()
         args, kwargs = self._arguments
         self.initialize(*args, **kwargs)
@@ -357,24 +356,6 @@ class BaseStore(ABC, Generic[T]):
                 log.error("publish() of %r ended; the store is closed", self)
         await self._fail("failed")
 
-    @contextmanager
-    def _submitting(self) -> Generator[None]:
-        """Let go of a `submit` that waits for room that `publish`, having failed, never makes."""
-        task = asyncio.current_task()
-        nested = task is None or task in self._submitters
-        if task is not None:
-            self._submitters.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if nested or task is None or task not in self._let_down or task.uncancel():
-                raise
-            raise StoreClosedError(f"{self!r} has failed, or was closed meanwhile") from None
-        finally:
-            if task is not None and not nested:
-                self._submitters.discard(task)
-                self._let_down.discard(task)
-
     async def _fail(self, reason: Released) -> None:
         """Close, as nobody publishes any more, unless that is how it is meant to be."""
         if self._is_closed or self._publishing is not asyncio.current_task():
@@ -388,14 +369,15 @@ class BaseStore(ABC, Generic[T]):
 
     def _abandon(self) -> bool:
         """Let go of those who wait in `submit`, and tell whether messages are lost."""
-        waiting = {task for task in self._submitters if task is not asyncio.current_task()}
-        for task in waiting - self._let_down:
-            self._let_down.add(task)
-            task.cancel()
+        self._submitters.let_go(but=self._answered())
         lost = self._fanout.abandon_unpublished()
         if lost:
             log.warning("%r has lost %d unpublished messages", self, lost)
         return lost > 0
+
+    def _answered(self) -> Collection[asyncio.Task[object] | None]:
+        """Return those in `submit` that will be told what has become of their message."""
+        return ()
 
     def _admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:
         check_methods("subscriber", subscriber, "publish")
@@ -414,7 +396,7 @@ def _guard(submit: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(submit)
     async def opened(store: BaseStore[Any], *args: Any, **kwargs: Any) -> Any:
         store._open()  # pyright: ignore[reportPrivateUsage]  # its own base class
-        with store._submitting():  # pyright: ignore[reportPrivateUsage]  # its own base class
+        with store._submitters.joined():  # pyright: ignore[reportPrivateUsage]  # as above
             return await submit(store, *args, **kwargs)
 
     return opened if iscoroutinefunction(unwrap(submit)) else opened_now

@@ -12,7 +12,7 @@ from tornado.httputil import HTTPServerRequest, RequestStartLine
 from tornado.iostream import IOStream
 
 from support import eventually
-from tornadose.handlers.connection import Connection, ConnectionClosed, http1
+from tornadose.handlers.connection import Connection, ConnectionClosed, open_stream
 
 MEGABYTE = bytes(range(256)) * 4096
 
@@ -162,4 +162,4 @@ async def test_who_has_left_is_noticed_by_writing() -> None:
 async def test_another_server_than_tornados_is_refused() -> None:
     request = HTTPServerRequest(start_line=RequestStartLine("GET", "/", "HTTP/1.0"))
     with pytest.raises(TypeError, match="expected Tornado's HTTP1Connection, not None"):
-        http1(request)
+        open_stream(request)

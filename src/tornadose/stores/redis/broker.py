@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, Self, TypeAlias, cast
 
 from typing_extensions import TypeVar
@@ -105,16 +105,16 @@ class BrokerStore(BaseStore[T], Generic[T]):
                 await asyncio.sleep(0)  # as whoever tries again and again may not wait elsewhere
                 raise self._down
         except BaseException:
-            if self._publishing is publishing:
-                await self._start_afresh()
+            if publishing is not None and publishing is self._publishing:
+                await self._start_afresh(publishing)
             raise
         return self
 
-    async def _start_afresh(self) -> None:
+    async def _start_afresh(self, publishing: asyncio.Task[None]) -> None:
         """Be as before it was opened, unless the store is closed, or in use by somebody else."""
-        if self._is_closed or self.subscribers or self._submitters or self._publishing is None:
+        if self._is_closed or self.subscribers or self._submitters:
             return
-        publishing, parts = self._publishing, self._parts()
+        parts = self._parts()
         self._begin()
         await cancel(publishing)
         for part in parts:
@@ -123,7 +123,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
     async def _opened(self) -> None:
         """Wait for the first attempt to read, and raise what it has met."""
         if not self._tried.is_set():
-            with self._submitting():
+            with self._submitters.joined():
                 await self._tried.wait()
             if self._down is not None:
                 raise self._down.with_traceback(None)  # which those before have left on it
@@ -150,13 +150,9 @@ class BrokerStore(BaseStore[T], Generic[T]):
     def _refuse_waiting(self) -> None:
         self._out.refuse()
 
-    def _abandon(self) -> bool:
-        """Leave those who wait for a reply to `_let_go`, which tells what they may believe."""
-        waiting = {task for task in self._submitters if task in self._out.callers}
-        self._submitters -= waiting
-        lost = super()._abandon()
-        self._submitters |= waiting
-        return lost
+    def _answered(self) -> Collection[asyncio.Task[object] | None]:
+        """Return those who wait for a reply: `_let_go` tells them what they may believe."""
+        return self._out.callers
 
     def _parts(self) -> Sequence[Part]:
         """Return what is to be closed with the store."""
