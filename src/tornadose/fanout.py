@@ -225,14 +225,16 @@ class FanOut(Generic[T]):
         """
         async with self._turn:
             self.accepted = max(self.accepted, position or 0)
-            for lane in tuple(self._lanes.values()):
-                if lane.fence < (BEYOND if position is None else position):
-                    if reason == "poisoned":
-                        self.books.offered += 1
-                        self.books.poisoned += 1
-                    lane.announce(reason)
-                if self.work.enough():
-                    await self.work.rest()
+            end = BEYOND if position is None else position
+            await self._each(self._lanes.values(), lambda lane: self._tell(lane, reason, end))
+
+    def _tell(self, lane: Lane[T], reason: GapReason, end: int) -> None:
+        """Announce a gap to who begins before its end."""
+        if lane.fence < end:
+            if reason == "poisoned":
+                self.books.offered += 1
+                self.books.poisoned += 1
+            lane.announce(reason)
 
     def skip(self, position: int) -> None:
         """Note that up to this position there is nothing left to hand on."""

@@ -106,6 +106,31 @@ async def test_p7_who_fails_to_open_a_store_leaves_it_to_others_that_try(
     logged.unexpected.clear()  # how often it was opened anew depends on the order of the tasks
 
 
+@both
+async def test_who_tries_to_open_it_without_a_pause_succeeds_as_soon_as_redis_is_back(
+    server: Server, kind: Kind, logged: Logged
+) -> None:
+    server.kill()
+    store = kind(port=server.port)
+    store.register(Told[str]())  # with whom it is not started afresh
+
+    async def insist() -> None:
+        while True:
+            try:
+                await store.__aenter__()
+                return
+            except Unreachable:
+                continue
+
+    insisting = asyncio.create_task(insist())
+    await eventually(lambda: logged.unexpected)
+    await server.start()
+    await asyncio.wait_for(insisting, DEADLINE)
+    await store.aclose()
+    logged.take("cannot read from Redis")
+    logged.take("reads from Redis again")
+
+
 # ---- outages
 
 

@@ -19,6 +19,7 @@ from tornadose import Batch, Gap, Message, PoisonedError, Policy, Released, Subs
 from tornadose.fanout import FanOut
 from tornadose.history import Page
 from tornadose.lanes import Lane, Limits
+from tornadose.tasks import Work
 
 
 def fan_out(
@@ -96,6 +97,23 @@ async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> Non
     admit(fanout, later)
     await fanout.broadcast(batch(5, 6))
     assert (early.got, late.got, later.got) == ([1, 2, 3, 4, 5, 6], [3, 4, 5, 6], [6])
+
+
+async def test_p10_a_gap_reaches_everybody_also_when_announcing_it_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fanout, told = fan_out(), [Told[int]() for _ in range(5)]
+    for subscriber in told:
+        admit(fanout, subscriber)
+    monkeypatch.setattr(Work, "enough", lambda _: True)
+    announcing = asyncio.create_task(fanout.announce("outage"))
+    await asyncio.sleep(0)
+    announcing.cancel()
+    await asyncio.wait({announcing})
+    monkeypatch.undo()
+    await settled(fanout)
+    assert announcing.cancelled()
+    assert [subscriber.events for subscriber in told] == [[Gap("outage")]] * 5
 
 
 class Late(Direct[int]):

@@ -101,9 +101,9 @@ class BrokerStore(BaseStore[T], Generic[T]):
         publishing = self._publishing
         try:
             await self._opened()
-            if self._down is not None:
+            if (down := self._down) is not None:
                 await asyncio.sleep(0)  # as whoever tries again and again may not wait elsewhere
-                raise self._down
+                raise down.with_traceback(None)
         except BaseException:
             if publishing is not None and publishing is self._publishing:
                 await self._start_afresh(publishing)

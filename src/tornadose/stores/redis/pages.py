@@ -36,10 +36,8 @@ log = logging.getLogger("tornadose")
 T = TypeVar("T", default=str)
 
 FIRST_PAGE, PAGE = 10, 200  # entries that are read together, at first and at most
-PAGE_BYTES = 1 << 17  # at which a page ends: each client that resumes may have one
 AT_ONCE = 4  # entries that are decoded without a look at the time
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
-POISONED = 1024  # entries of which it is remembered that they were logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +78,20 @@ class PageReader(Generic[T]):
         stream: Its key.
         decode: Makes the payload of a text.
         work: Of those who share the event loop.
+        size: Bytes at which a page ends.
+        poisoned: Remembers the entries of which it is logged that they cannot be decoded.
     """
 
-    def __init__(self, stream: str, decode: Decoder[T], work: Work) -> None:
+    def __init__(
+        self, stream: str, decode: Decoder[T], work: Work, size: int, poisoned: deque[bytes]
+    ) -> None:
         self._stream = stream
         self._decode = decode
         self._work = work
+        self._size = size
         self._count = FIRST_PAGE
-        self._poisoned: deque[bytes] = deque(maxlen=POISONED)
+        self._cut = False  # whether a page was, so that it is known how many entries fit
+        self._poisoned = poisoned
 
     def read_less(self) -> None:
         """Ask for less the next time, as it may have been more than Redis likes to send."""
@@ -156,11 +160,11 @@ class PageReader(Generic[T]):
             raise ResponseError(f"expected entries, not {entries!r}")
         full = len(entries) >= count
         size = size_of(entries)
-        if size > PAGE_BYTES and len(entries) > 1:
-            entries, full = entries[: fitting(entries)], True
-            self._count, size = len(entries), size_of(entries)
+        if size > self._size and len(entries) > 1:
+            entries, full = entries[: fitting(entries, self._size)], True
+            self._count, size, self._cut = len(entries), size_of(entries), True
         elif full:
-            self._count = min(PAGE, 2 * count)
+            self._count = min(PAGE, count + (count // 8 if self._cut else count) + 1)
         incoming: list[Incoming[T]] = []
         for start in range(0, len(entries), AT_ONCE):
             if self._work.enough():  # as decoding may take its time
@@ -194,10 +198,10 @@ def size_of(entries: Sequence[Entry]) -> int:
     return content + ENTRY_BYTES * len(entries)
 
 
-def fitting(entries: Sequence[Entry]) -> int:
-    """Return how many entries fit a page; one does, however large it is."""
+def fitting(entries: Sequence[Entry], most: int) -> int:
+    """Return how many entries fit into so many bytes; one does, however large it is."""
     sizes = accumulate(size_of([entry]) for entry in entries)
-    return max(1, sum(size <= PAGE_BYTES for size in sizes))
+    return max(1, sum(size <= most for size in sizes))
 
 
 class _Positions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Generic, overload
 
@@ -26,6 +27,8 @@ __all__ = ("RedisStreamStore",)
 
 T = TypeVar("T", default=str)
 
+LIVE_PAGE, HISTORY_PAGE = 1 << 20, 1 << 18  # bytes; of history each who resumes may have one
+POISONED = 1024  # entries of which it is remembered that they were logged
 LONGEST_BLOCK = 2.0  # seconds that Redis waits for the next entry
 
 
@@ -126,8 +129,12 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._pages = PageReader(self._stream, self._decode, self._fanout.work)
-        self._history = StreamHistory(self._pages, self._new_pipeline(1, None))
+        poisoned: deque[bytes] = deque(maxlen=POISONED)
+        self._pages, history = (
+            PageReader(self._stream, self._decode, self._fanout.work, size, poisoned)
+            for size in (LIVE_PAGE, HISTORY_PAGE)
+        )
+        self._history = StreamHistory(history, self._new_pipeline(1, None))
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
 
