@@ -208,7 +208,7 @@ async def test_p10_a_reader_that_finds_nobody_waits_longer_each_time(
 
 # ---- nothing is left
 
-CYCLES = 500  # of each store on each server
+CYCLES = 250  # of each store on each server: a thousand in all
 
 
 @both
