@@ -1221,18 +1221,22 @@ async def test_p8_over_a_slow_link_silence_counts_and_not_the_time_that_a_page_t
         assert live.events == live.got == reader.got[-2:]
 
 
+@pytest.mark.parametrize(
+    ("limit", "size", "count"), [("4mb", 200_000, 100), ("600kb", 5000, 1000)]
+)
 async def test_p8_p10_a_server_that_cuts_large_replies_is_asked_for_less(
-    server: Server, logged: Logged
+    limit: str, size: int, count: int, server: Server, logged: Logged
 ) -> None:
     async with store_on(server.port) as store:
         live, reader = Told[str](), Told[str]()
         store.register(live)
         await fill(server, 500)  # so that the pages become as long as they may
         await eventually(lambda: len(live.got) == 500)
-        await server.command("CONFIG", "SET", "client-output-buffer-limit", "normal 4mb 0 0")
-        await server.command(*script(*[f"XADD * data {200_000 * 'x'}"] * 100))
+        await server.command("CONFIG", "SET", "client-output-buffer-limit", f"normal {limit} 0 0")
+        lines = f"for _ = 1, {count} do redis.call('XADD', KEYS[1], '*', 'data', ARGV[1]) end"
+        await server.command("EVAL", lines, 1, KEY, size * "x")
         store.resume(reader, "0-0")
-        await eventually(lambda: len(live.got) == len(reader.got) == 600)
+        await eventually(lambda: len(live.got) == len(reader.got) == 500 + count)
         assert live.events == live.got == reader.events
     outages(logged)
 

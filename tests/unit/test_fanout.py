@@ -99,13 +99,17 @@ async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> Non
     assert (early.got, late.got, later.got) == ([1, 2, 3, 4, 5, 6], [3, 4, 5, 6], [6])
 
 
+def always(work: Work) -> bool:
+    return True
+
+
 async def test_p10_a_gap_reaches_everybody_also_when_announcing_it_is_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fanout, told = fan_out(), [Told[int]() for _ in range(5)]
     for subscriber in told:
         admit(fanout, subscriber)
-    monkeypatch.setattr(Work, "enough", lambda _: True)
+    monkeypatch.setattr(Work, "enough", always)
     announcing = asyncio.create_task(fanout.announce("outage"))
     await asyncio.sleep(0)
     announcing.cancel()

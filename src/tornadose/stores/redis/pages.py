@@ -95,7 +95,7 @@ class PageReader(Generic[T]):
 
     def read_less(self) -> None:
         """Ask for less the next time, as it may have been more than Redis likes to send."""
-        self._count = max(1, self._count // 2)
+        self._count, self._cut = max(1, self._count // 2), True
 
     async def info(self, call: Call) -> StreamInfo:
         """Return what Redis tells of the stream."""
