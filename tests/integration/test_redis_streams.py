@@ -1249,7 +1249,7 @@ async def test_p3_decoding_a_page_leaves_the_loop_its_turns(server: Server) -> N
         return text
 
     await fill(server, 350, 1000 * "x")  # until the pages have 200, which is 200 ms of work
-    async with store_on(server.port, encode=str, decode=slowly) as store, no_stall(0.05):
+    async with store_on(server.port, encode=str, decode=slowly) as store, no_stall():
         reader = Told[str]()
         store.resume(reader, "0-0")
         await eventually(lambda: len(reader.got) == 350)
