@@ -28,6 +28,7 @@ from integration.raw import Raw, dialled, opened, request
 from support import DEADLINE, Plain, eventually, serving
 from tornadose import (
     BaseHandler,
+    BaseStore,
     DataStore,
     EventSource,
     Message,
@@ -470,8 +471,10 @@ class OwnGet(BaseHandler[Any]):
     post = get
 
     async def publish(self, message: Message[Any], /) -> None:
-        self.answered.set()
         self.finish({"data": message.data})
+
+    def on_finish(self) -> None:
+        self.answered.set()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -532,6 +535,114 @@ async def test_released_while_waiting_is_503(logged: Logged) -> None:
             assert (await waiting).status_code == 503  # closed
             assert (await http.get(url)).status_code == 503  # closed before it came
     logged.take("503 GET", times=3)
+
+
+async def test_released_in_a_method_of_its_own_is_503(logged: Logged) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http:
+        store = QueueStore[object](max_subscribers=1)
+        async with serving(OwnGet.route("/", store)) as url:
+            waiting = asyncio.create_task(http.get(url))
+            await eventually(lambda: len(store.subscribers) == 1)
+            assert (await http.get(url)).status_code == 503  # limit
+            await asyncio.wait_for(store.aclose(), DEADLINE)
+            assert (await waiting).status_code == 503  # closed
+    logged.take("503 GET", times=2)
+
+
+class Hesitant(BaseHandler[Any]):
+    """Registers early, and goes on when it is told to, by when its store has failed."""
+
+    registered: asyncio.Event
+    go_on: asyncio.Event
+
+    async def register(self) -> None:
+        self.store.register(self)
+        self.registered.set()
+        await self.go_on.wait()
+
+
+class SlowPrepare(Hesitant, OwnGet):
+    async def prepare(self) -> None:
+        await self.register()
+
+    async def get(self) -> None:
+        """Leave the answer to `publish`."""
+        self.answered = asyncio.Event()
+        if not self._finished:
+            await self.answered.wait()
+
+    def on_finish(self) -> None:
+        """Nobody waits yet."""
+
+
+class SlowPoll(Hesitant, LongPolling):
+    async def get(self) -> None:
+        await self.register()
+        await super().get()
+
+
+class SlowStream(Hesitant, EventSource[Any]):
+    async def get(self) -> None:
+        await self.register()
+        await super().get()
+
+
+class SlowSocket(Hesitant, WebSocketSubscriber[Any]):
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        await self.register()
+        await super().get(*args, **kwargs)
+
+
+class Failing(BaseStore[Any]):
+    """Fails once somebody has come, who hears of it before going on."""
+
+    def __init__(self, kind: type[Hesitant]) -> None:
+        kind.registered, kind.go_on = asyncio.Event(), asyncio.Event()
+        super().__init__()
+        self.kind = kind
+
+    async def submit(self, data: Any, /, *, event: str | None = None) -> Message[Any]:
+        raise NotImplementedError
+
+    async def publish(self) -> None:
+        await self.kind.registered.wait()
+        asyncio.get_running_loop().call_later(0.1, self.kind.go_on.set)
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("kind", [SlowPrepare, SlowPoll])
+async def test_released_before_it_subscribes_is_503(kind: type[Hesitant], logged: Logged) -> None:
+    async with (
+        serving(kind.route("/", Failing(kind))) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        assert (await http.get(url)).status_code == 503
+        await kind.go_on.wait()
+    logged.take("publish")
+    logged.take("503 GET")
+
+
+async def test_a_stream_released_before_it_subscribes_ends(logged: Logged) -> None:
+    async with (
+        serving(SlowStream.route("/", Failing(SlowStream))) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        answer = await http.get(url)
+        assert (answer.status_code, answer.text) == (200, "")
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        await SlowStream.go_on.wait()
+    logged.take("publish")
+
+
+async def test_a_socket_released_before_it_subscribes_is_closed_behind_the_handshake(
+    logged: Logged,
+) -> None:
+    async with serving(SlowSocket.route("/", Failing(SlowSocket))) as url:
+        socket = await websocket_connect(url.replace("http", "ws", 1))
+        assert await socket.read_message() is None
+        assert socket.close_code == 1011
+        socket.close()
+    logged.take("publish")
 
 
 async def test_a_publish_that_raises_is_500_or_503_and_logged_once(logged: Logged) -> None:

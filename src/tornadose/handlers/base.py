@@ -256,11 +256,11 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         return message
 
     def released(self, reason: Released, /) -> None:
-        """End the request: the store has let go of this handler."""
+        """End the request, once it is accepted: the store has let go of this handler."""
         self._released = reason
         if reason == "timeout":
             self._abort()
-        elif self._subscribable:
+        elif self._accepted:
             self._say_goodbye(reason)
 
     def acceptance(self) -> asyncio.Event | None:
@@ -296,7 +296,9 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     async def _hold(self) -> None:
         if self._finished or open_stream(self.request) is None:
-            return self._leave()
+            if self._released is None:  # or the goodbye is on its way
+                self._leave()
+            return
         self._held = asyncio.get_running_loop().create_future()
         try:
             self._subscribe()
@@ -306,7 +308,11 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             self._leave()
 
     def _accept(self) -> None:
+        if self._accepted:
+            return
         self._accepted = True
+        if self._released is not None:  # before anything could be sent
+            self._say_goodbye(self._released)
         if self._acceptance is not None:
             self._acceptance.set()
 

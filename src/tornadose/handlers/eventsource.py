@@ -101,9 +101,14 @@ class EventSource(StreamingHandler[T]):
         """End the stream; who leaves with many others comes back at a time of its own."""
         if self._finished:
             return
+        if not self._streaming and open_stream(self.request) is not None:
+            self._send_headers()
         if reason in ("closed", "limit"):
             retry = DEFAULT_RETRY if self._options.retry is None else self._options.retry
+            field = retry_field(random.uniform(0.5, 1.5) * retry)
             if self._connection is not None:
-                field = retry_field(random.uniform(0.5, 1.5) * retry)
                 self._connection.append(self._framed(field))
+            else:
+                # Tornado's annotation says dict, and not of what.
+                self.write(field)  # pyright: ignore[reportUnknownMemberType]
         super()._say_goodbye(reason)

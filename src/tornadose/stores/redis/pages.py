@@ -36,7 +36,6 @@ log = logging.getLogger("tornadose")
 T = TypeVar("T", default=str)
 
 FIRST_PAGE, PAGE = 10, 200  # entries that are read together, at first and at most
-AT_ONCE = 4  # entries that are decoded without a look at the time
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
 
 
@@ -166,10 +165,10 @@ class PageReader(Generic[T]):
         elif full:
             self._count = min(PAGE, count + (count // 8 if self._cut else count) + 1)
         incoming: list[Incoming[T]] = []
-        for start in range(0, len(entries), AT_ONCE):
+        for cursor, fields in entries:
             if self._work.enough():  # as decoding may take its time
                 await self._work.rest()
-            incoming.extend(self._incoming(*entry) for entry in entries[start : start + AT_ONCE])
+            incoming.append(self._incoming(cursor, fields))
         cursors = [cursor for cursor, _ in entries]
         if cursors:
             position = position_of(cursors[-1])
