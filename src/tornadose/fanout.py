@@ -12,6 +12,7 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from time import monotonic
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -27,6 +28,8 @@ __all__ = ("FanOut", "Positions")
 T = TypeVar("T")
 
 Full: TypeAlias = list[tuple[Lane[T], deque[Message[T]]]]  # and what they have no room for
+
+NO_TURN = nullcontext()
 
 
 class Positions(Protocol):
@@ -218,15 +221,17 @@ class FanOut(Generic[T]):
     async def announce(self, reason: GapReason, position: int | None = None) -> None:
         """Tell subscribers of a gap behind what was offered so far.
 
+        Cancelled, it has told them all the same, perhaps before its turn.
+
         Args:
             reason: Why; a poisoned message counts as offered.
             position: Up to where messages may be missing; those who begin behind it
                 are not told. Without it everybody is.
         """
-        async with self._turn:
-            self.accepted = max(self.accepted, position or 0)
-            end = BEYOND if position is None else position
-            await self._each(self._lanes.values(), lambda lane: self._tell(lane, reason, end))
+        self.accepted = max(self.accepted, position or 0)
+        end = BEYOND if position is None else position
+        lanes = self._lanes.values()
+        await self._each(lanes, lambda lane: self._tell(lane, reason, end), self._turn)
 
     def _tell(self, lane: Lane[T], reason: GapReason, end: int) -> None:
         """Announce a gap to who begins before its end."""
@@ -276,14 +281,20 @@ class FanOut(Generic[T]):
         if self._leaving.pop(id(lane.subscriber), None) is not None:
             tell_release(lane.subscriber, "timeout")
 
-    async def _each(self, lanes: Iterable[Lane[T]], act: Callable[[Lane[T]], None]) -> None:
+    async def _each(
+        self,
+        lanes: Iterable[Lane[T]],
+        act: Callable[[Lane[T]], None],
+        turn: AbstractAsyncContextManager[object] = NO_TURN,
+    ) -> None:
         """Do this to all of them, also when cancelled, but then without a pause."""
         left = deque(lanes)
         try:
-            while left:
-                act(left.popleft())
-                if self.work.enough():
-                    await self.work.rest()
+            async with turn:
+                while left:
+                    act(left.popleft())
+                    if self.work.enough():
+                        await self.work.rest()
         finally:
             while left:
                 act(left.popleft())

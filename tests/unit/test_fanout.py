@@ -120,6 +120,26 @@ async def test_p10_a_gap_reaches_everybody_also_when_announcing_it_is_cancelled(
     assert [subscriber.events for subscriber in told] == [[Gap("outage")]] * 5
 
 
+async def test_p10_a_gap_reaches_everybody_also_when_cancelled_before_its_turn() -> None:
+    fanout, told, slow = fan_out(policy="block", backlog=1), Told[int](), Told[int]()
+    slow.running.clear()
+    admit(fanout, told)
+    admit(fanout, slow)
+    for message in batch(1, 2):
+        await fanout.deliver(slow, message)
+    holding = asyncio.create_task(fanout.deliver(slow, *batch(3)))
+    await asyncio.sleep(0)
+    announcing = asyncio.create_task(fanout.announce("outage"))
+    await asyncio.sleep(0)
+    announcing.cancel()
+    await asyncio.wait({announcing})
+    slow.running.set()
+    await holding
+    await settled(fanout)
+    assert told.events == [Gap("outage")]
+    assert slow.events == [1, 2, Gap("outage", "i-2"), 3]
+
+
 class Late(Direct[int]):
     """A subscriber that is registered before it can take anything."""
 
