@@ -21,10 +21,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    """Spare the collector what is there before the tests, as it runs after each of them."""
+def collect() -> None:
+    """Find the garbage, and spare the collector what is left the next time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    collect()
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ async def _nothing_left(anyio_backend: object, logged: Logged) -> AsyncIterator[
     tasks, files = _tasks(), _open_files()
     yield
 
-    gc.collect()  # so that what asyncio says of forgotten tasks is said now
+    collect()  # so that what asyncio says of forgotten tasks is said now
 
     def clean() -> bool:
         return _tasks() <= tasks and _open_files() <= files

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from servers import Server
+from servers import KINDS, Server
 
 DEMOS = Path(__file__).parents[2] / "demos"
 DEADLINE = 20.0  # seconds; generous, as it is only waited for by a test that fails
@@ -161,6 +161,7 @@ async def test_who_loses_one_of_two_processes_goes_on_at_the_other_without_a_hol
         assert await demo.interrupt() == (0, "")
 
 
+@pytest.mark.parametrize("server", KINDS[:1], indirect=True)
 @pytest.mark.parametrize("name", ["redis_pubsub.py", "two_processes.py"])
 async def test_a_demo_goes_on_when_redis_is_back(name: str, server: Server) -> None:
     async with (
