@@ -26,7 +26,7 @@ CONFIGURATION = """
 load_module {module};
 daemon off;
 pid {folder}/nginx.pid;
-error_log stderr error;
+error_log stderr warn;
 user root;
 worker_processes 1;
 worker_rlimit_nofile {files};
