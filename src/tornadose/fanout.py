@@ -85,9 +85,12 @@ class FanOut(Generic[T]):
             **vars(self.books),
         )
 
+    def has(self, subscriber: Subscriber[T]) -> bool:
+        return id(subscriber) in self._lanes
+
     def admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:
         """Open a lane that begins behind what is accepted; ``None`` if that cannot be."""
-        if id(subscriber) in self._lanes:
+        if self.has(subscriber):
             return None
         limit = self.limits.max_subscribers
         if limit is not None and len(self._lanes) >= limit:

@@ -28,12 +28,10 @@ from integration.raw import Raw, dialled, opened, request
 from support import DEADLINE, Plain, eventually, serving
 from tornadose import (
     BaseHandler,
-    BaseStore,
     DataStore,
     EventSource,
     Message,
     QueueStore,
-    Store,
     WebSocketSubscriber,
 )
 
@@ -342,47 +340,6 @@ async def test_p8_long_polling_with_the_last_id_misses_nothing_between_the_round
             cursor = got["id"]
 
 
-async def test_a_poll_that_registers_in_initialize_is_answered_once_it_is_accepted() -> None:
-    class Registering(LongPolling):
-        def initialize(self, store: Store[Any], **_: Any) -> None:
-            self.store = store
-            store.register(self)
-
-    async with (
-        DataStore[object]("value") as store,
-        serving(Registering.route("/", store)) as url,
-        httpx.AsyncClient(trust_env=False) as http,
-    ):
-        for _ in range(3):  # over one connection
-            answer = await http.get(url)
-            assert (answer.status_code, answer.json()["data"]) == (200, "value")
-            assert store.subscribers == ()
-
-
-class Subscribing(LongPolling):
-    """Registers early, and is asked by a method of its own."""
-
-    SUPPORTED_METHODS = (*LongPolling.SUPPORTED_METHODS, "SUBSCRIBE")
-
-    def initialize(self, store: Store[Any], **_: Any) -> None:
-        self.store = store
-        store.register(self)
-
-    async def subscribe(self) -> None:
-        await super().get()
-
-
-async def test_a_poll_by_a_method_of_its_own_is_answered_once_it_is_accepted() -> None:
-    async with (
-        DataStore[object]("value") as store,
-        serving(Subscribing.route("/", store)) as url,
-        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
-    ):
-        answer = await http.request("SUBSCRIBE", url)
-        assert (answer.status_code, answer.json()["data"]) == (200, "value")
-        assert store.subscribers == ()
-
-
 class Impatient(LongPolling):
     async def get(self) -> None:
         try:
@@ -460,36 +417,6 @@ async def test_a_check_in_the_get_of_another_base_class_is_made(logged: Logged) 
     logged.take("403")
 
 
-class OwnGet(BaseHandler[Any]):
-    """Subscribes by itself, without the `get` of this package."""
-
-    async def get(self) -> None:
-        self.answered = asyncio.Event()
-        self.store.register(self)
-        await self.answered.wait()
-
-    post = get
-
-    async def publish(self, message: Message[Any], /) -> None:
-        self.finish({"data": message.data})
-
-    def on_finish(self) -> None:
-        self.answered.set()
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_handler_that_registers_in_a_method_of_its_own_gets_the_message(
-    method: str,
-) -> None:
-    async with (
-        DataStore[object]("value") as store,
-        serving(OwnGet.route("/", store)) as url,
-        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
-    ):
-        assert (await http.request(method, url)).json() == {"data": "value"}
-        assert store.subscribers == ()
-
-
 async def test_a_publish_that_is_not_async_ends_the_request_and_says_what_it_has_to_be(
     logged: Logged,
 ) -> None:
@@ -535,114 +462,6 @@ async def test_released_while_waiting_is_503(logged: Logged) -> None:
             assert (await waiting).status_code == 503  # closed
             assert (await http.get(url)).status_code == 503  # closed before it came
     logged.take("503 GET", times=3)
-
-
-async def test_released_in_a_method_of_its_own_is_503(logged: Logged) -> None:
-    async with httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http:
-        store = QueueStore[object](max_subscribers=1)
-        async with serving(OwnGet.route("/", store)) as url:
-            waiting = asyncio.create_task(http.get(url))
-            await eventually(lambda: len(store.subscribers) == 1)
-            assert (await http.get(url)).status_code == 503  # limit
-            await asyncio.wait_for(store.aclose(), DEADLINE)
-            assert (await waiting).status_code == 503  # closed
-    logged.take("503 GET", times=2)
-
-
-class Hesitant(BaseHandler[Any]):
-    """Registers early, and goes on when it is told to, by when its store has failed."""
-
-    registered: asyncio.Event
-    go_on: asyncio.Event
-
-    async def register(self) -> None:
-        self.store.register(self)
-        self.registered.set()
-        await self.go_on.wait()
-
-
-class SlowPrepare(Hesitant, OwnGet):
-    async def prepare(self) -> None:
-        await self.register()
-
-    async def get(self) -> None:
-        """Leave the answer to `publish`."""
-        self.answered = asyncio.Event()
-        if not self._finished:
-            await self.answered.wait()
-
-    def on_finish(self) -> None:
-        """Nobody waits yet."""
-
-
-class SlowPoll(Hesitant, LongPolling):
-    async def get(self) -> None:
-        await self.register()
-        await super().get()
-
-
-class SlowStream(Hesitant, EventSource[Any]):
-    async def get(self) -> None:
-        await self.register()
-        await super().get()
-
-
-class SlowSocket(Hesitant, WebSocketSubscriber[Any]):
-    async def get(self, *args: Any, **kwargs: Any) -> None:
-        await self.register()
-        await super().get(*args, **kwargs)
-
-
-class Failing(BaseStore[Any]):
-    """Fails once somebody has come, who hears of it before going on."""
-
-    def __init__(self, kind: type[Hesitant]) -> None:
-        kind.registered, kind.go_on = asyncio.Event(), asyncio.Event()
-        super().__init__()
-        self.kind = kind
-
-    async def submit(self, data: Any, /, *, event: str | None = None) -> Message[Any]:
-        raise NotImplementedError
-
-    async def publish(self) -> None:
-        await self.kind.registered.wait()
-        asyncio.get_running_loop().call_later(0.1, self.kind.go_on.set)
-        raise ZeroDivisionError
-
-
-@pytest.mark.parametrize("kind", [SlowPrepare, SlowPoll])
-async def test_released_before_it_subscribes_is_503(kind: type[Hesitant], logged: Logged) -> None:
-    async with (
-        serving(kind.route("/", Failing(kind))) as url,
-        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
-    ):
-        assert (await http.get(url)).status_code == 503
-        await kind.go_on.wait()
-    logged.take("publish")
-    logged.take("503 GET")
-
-
-async def test_a_stream_released_before_it_subscribes_ends(logged: Logged) -> None:
-    async with (
-        serving(SlowStream.route("/", Failing(SlowStream))) as url,
-        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
-    ):
-        answer = await http.get(url)
-        assert (answer.status_code, answer.text) == (200, "")
-        assert answer.headers["Content-Type"] == "text/event-stream"
-        await SlowStream.go_on.wait()
-    logged.take("publish")
-
-
-async def test_a_socket_released_before_it_subscribes_is_closed_behind_the_handshake(
-    logged: Logged,
-) -> None:
-    async with serving(SlowSocket.route("/", Failing(SlowSocket))) as url:
-        socket = await websocket_connect(url.replace("http", "ws", 1))
-        assert await socket.read_message() is None
-        assert socket.close_code == 1011
-        socket.close()
-    logged.take("publish")
 
 
 async def test_a_publish_that_raises_is_500_or_503_and_logged_once(logged: Logged) -> None:

@@ -18,7 +18,7 @@ from ..capabilities import hears_gaps, resumes, targets
 from ..checks import check_methods, check_seconds, check_size
 from ..exceptions import PoisonedError, StoreClosedError
 from ..messages import Gap, Message
-from ..protocols import Released, Store, Subscriber
+from ..protocols import Released, ResumableSource, Store, Subscriber
 from ..typevars import T
 from .connection import ConnectionClosed, open_stream
 
@@ -96,6 +96,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     _accepted = False  # whether Tornado has called `get`, or another method
     _acceptance: asyncio.Event | None = None
     _subscribable = False
+    _resumed = False
     _early: tuple[Message[T], ...] = ()
     _released: Released | None = None
     _left = False
@@ -120,6 +121,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
             raise
         connection: Any = request.connection
         connection.set_close_callback(self._lost)  # in the place of Tornado's own
+        if getattr(self, "_stream_request_body", False):  # as Tornado calls it in mid-body
+            setattr(self, "on_connection_close", self._lost)  # noqa: B010 (it is a method)
 
     @staticmethod
     def _accept_in(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -127,8 +130,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
         @wraps(method)
         def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
-            self._accept()
-            return method(self, *args, **kwargs)
+            return method(self, *args, **kwargs) if self._accept() else None
 
         return accepting
 
@@ -137,8 +139,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         """Return a method that accepts the request, and goes on with that of a mix-in."""
 
         def accepting(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> Any:
-            self._accept()
-            return getattr(super(cls, self), name)(*args, **kwargs)
+            return getattr(super(cls, self), name)(*args, **kwargs) if self._accept() else None
 
         return accepting
 
@@ -249,10 +250,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         subscriber is bypassed: the payload is published at once.
         """
         message = Message(data, event=event)
-        if self._early or not self._subscribable:
+        if self._early or not self._accepted or not await self._submit(message):
             self._early = (*self._early, message)
-        else:
-            await self._submit(message)
         return message
 
     def released(self, reason: Released, /) -> None:
@@ -265,6 +264,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def acceptance(self) -> asyncio.Event | None:
         """Return what to wait for before anything is published: that the request is accepted."""
+        if self._left:  # while a method of its own was about to register
+            asyncio.get_running_loop().call_soon(self._leave)
         if self._accepted:
             return None
         self._acceptance = self._acceptance or asyncio.Event()
@@ -296,9 +297,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     async def _hold(self) -> None:
         if self._finished or open_stream(self.request) is None:
-            if self._released is None:  # or the goodbye is on its way
-                self._leave()
-            return
+            return self._leave()
         self._held = asyncio.get_running_loop().create_future()
         try:
             self._subscribe()
@@ -307,18 +306,27 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         finally:
             self._leave()
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Let what comes be published; false if the request has just ended instead."""
         if self._accepted:
-            return
+            return True
         self._accepted = True
         if self._released is not None:  # before anything could be sent
             self._say_goodbye(self._released)
-        if self._acceptance is not None:
+        if self._acceptance is not None:  # it has registered before
+            if self._released is None and (cursor := self._cursor()) and resumes(self.store):
+                self._resume(self.store, cursor)
             self._acceptance.set()
+        return not self._finished
 
-    async def _submit(self, message: Message[T]) -> None:
-        if not (targets(self.store) and await self.store.deliver(self, message)):
+    async def _submit(self, message: Message[T]) -> bool:
+        """Queue it, or publish it where the store cannot queue; false if it is too early."""
+        lasting = self._subscribable or not self._cursor()  # or another registration follows
+        if lasting and targets(self.store) and await self.store.deliver(self, message):
+            return True
+        if self._subscribable:
             await self.publish(message)
+        return self._subscribable
 
     async def _submit_early(self) -> None:
         """Queue what was submitted too early; meanwhile, what comes goes behind it."""
@@ -345,8 +353,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         cursor = self._cursor()
         try:
             if cursor and resumes(self.store):
-                self.store.deregister(self)  # a subclass may have registered before
-                self.store.resume(self, cursor)
+                self._resume(self.store, cursor)
             else:
                 if cursor:
                     self._cannot_resume()
@@ -354,8 +361,16 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         except StoreClosedError:
             self.released("closed")
 
+    def _resume(self, store: ResumableSource[T], cursor: str) -> None:
+        """Resume once, in the place of what a subclass may have registered before."""
+        self._resumed = True
+        store.deregister(self)
+        store.resume(self, cursor)
+
     def _cursor(self) -> str | None:
-        """Return where to resume: the header wins, as on a reconnect the URL is stale."""
+        """Return where to resume, once: the header wins, as on a reconnect the URL is stale."""
+        if self._resumed:
+            return None
         header = self.request.headers.get("Last-Event-ID", "").encode("latin-1", "replace")
         query = self.request.query_arguments.get("last_event_id", [b""])[-1]
         return (header or query).decode("utf-8", "replace") or None
@@ -382,7 +397,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
 
     def _lost(self) -> None:
         self._leave()
-        self.on_connection_close()
+        type(self).on_connection_close(self)
 
     def _leave(self) -> None:
         """Deregister, and let the request end. Safe to call again."""

@@ -101,9 +101,10 @@ class EventSource(StreamingHandler[T]):
         """End the stream; who leaves with many others comes back at a time of its own."""
         if self._finished:
             return
-        if not self._streaming and open_stream(self.request) is not None:
+        asked = self.request.method == "GET"
+        if asked and not self._streaming and open_stream(self.request) is not None:
             self._send_headers()
-        if reason in ("closed", "limit"):
+        if self._streaming and reason in ("closed", "limit"):
             retry = DEFAULT_RETRY if self._options.retry is None else self._options.retry
             field = retry_field(random.uniform(0.5, 1.5) * retry)
             if self._connection is not None:

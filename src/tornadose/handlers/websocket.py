@@ -77,6 +77,8 @@ class WebSocketSubscriber(StreamingHandler[T], WebSocketHandler):
         if self._early:  # to go behind what `open` subscribes to
             # Tornado's annotation says Callable, and not of what.
             IOLoop.current().spawn_callback(self._submit_early)  # pyright: ignore[reportUnknownMemberType]
+        if self._released is not None:  # before there was anybody to tell
+            asyncio.get_running_loop().call_soon(self._say_goodbye, self._released)
 
     def _render_gap(self, gap: Gap) -> bytes:
         payload = gap_object(gap)

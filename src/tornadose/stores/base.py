@@ -381,6 +381,9 @@ class BaseStore(ABC, Generic[T]):
 
     def _admit(self, subscriber: Subscriber[T]) -> Lane[T] | None:
         check_methods("subscriber", subscriber, "publish")
+        self._bind()
+        if self._fanout.has(subscriber):  # also while the store closes
+            return None
         self._open()
         return self._fanout.admit(subscriber)
 
