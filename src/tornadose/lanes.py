@@ -289,7 +289,11 @@ class Lane(Generic[T]):
             self.release("closed")
 
     async def _read_history(self) -> None:
+        work = self._fanout.work
         while self._replay is not None:
+            if work.enough():  # as a page may be there already, and have no messages
+                await work.rest()
+                continue
             page = await self._replay.read()
             if self.closed:
                 return

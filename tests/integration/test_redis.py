@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as Unreachable
 
 from conftest import Logged
@@ -131,6 +132,38 @@ async def test_who_tries_to_open_it_without_a_pause_succeeds_as_soon_as_redis_is
     logged.take("reads from Redis again")
 
 
+@both
+async def test_who_opens_it_when_redis_is_back_does_not_wait_for_the_end_of_a_pause(
+    server: Server, kind: Kind, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    def pause(failures: int) -> float:
+        return 99.0 * failures
+
+    server.kill()
+    monkeypatch.setattr("tornadose.stores.redis.broker.delay_after", pause)
+    store = kind(port=server.port)
+    store.register(Told[str]())
+    await eventually(lambda: logged.unexpected)
+    await server.start()
+    async with asyncio.timeout(DEADLINE), store:
+        await store.submit("a")
+    logged.take("cannot read from Redis")
+    logged.take("reads from Redis again")
+
+
+@both
+async def test_a_missing_password_is_redis_pys_own_error_every_time(
+    server: Server, kind: Kind, logged: Logged
+) -> None:
+    await server.command("CONFIG", "SET", "requirepass", "secret")
+    store = kind(port=server.port)
+    for _ in range(3):
+        with pytest.raises(AuthenticationError):
+            await store.submit("refused")
+    await store.aclose()
+    logged.take("cannot read from Redis")
+
+
 # ---- outages
 
 
@@ -193,11 +226,12 @@ async def test_p10_a_reader_that_finds_nobody_waits_longer_each_time(
 ) -> None:
     pauses = list[int]()
 
-    async def note(failures: int) -> None:
-        pauses.append(failures)
-        await asyncio.sleep(0)
+    def note(failures: int) -> float:
+        if failures:  # or it is the part that is never left out
+            pauses.append(failures)
+        return 0
 
-    monkeypatch.setattr("tornadose.stores.redis.broker.back_off", note)
+    monkeypatch.setattr("tornadose.stores.redis.broker.delay_after", note)
     store = kind(port=1)  # where nobody listens
     store.register(Told[str]())
     await eventually(lambda: len(pauses) >= 5)

@@ -747,6 +747,24 @@ async def test_p10_closing_in_an_outage_tells_of_the_gap_first(
     logged.take("cannot read from Redis")
 
 
+async def test_closing_after_an_outage_waits_for_what_was_just_submitted(
+    server: Server, logged: Logged
+) -> None:
+    async with proxied(server.port) as proxy:
+        store = store_at(proxy.port)
+        store.register(told := Told[str]())
+        await store.submit("before")
+        await eventually(lambda: told.got == ["before"])
+        proxy.cut()
+        await repaired(logged)
+        proxy.rate = 5000  # so that what follows waits on its way to the reader
+        await server.command("PUBLISH", "tornadose", 1000 * "x")
+        await eventually(lambda: told.got[-1] == 1000 * "x")
+        await store.submit("after")
+        await store.aclose()
+        assert told.events == ["before", Gap("outage"), 1000 * "x", "after", "closed"]
+
+
 async def test_p10_closing_tells_of_a_break_that_only_the_heartbeat_has_met(
     server: Server, logged: Logged
 ) -> None:

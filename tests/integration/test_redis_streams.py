@@ -32,7 +32,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from conftest import Logged
 from integration.clients import event_stream
 from servers import BINARIES, Proxy, Server, proxied, running
-from support import Plain, Told, balanced, eventually, serving
+from support import DEADLINE, Plain, Told, balanced, eventually, serving
 from tornadose import (
     Batch,
     EventSource,
@@ -108,6 +108,10 @@ async def accepted(store: RedisStreamStore[str], data: str) -> Message[str]:
         return await store.submit(data)
     except OutcomeUnknownError:
         return await store.submit(data)
+
+
+def gaps(told: Told[T]) -> list[GapReason]:
+    return [event.reason for event in told.events if isinstance(event, Gap)]
 
 
 async def story(told: Told[T], count: int) -> list[T | Gap | Released]:
@@ -907,6 +911,63 @@ async def test_p2_p10_what_a_crash_loses_is_one_gap_and_nothing_is_repeated(
         assert [data for _, data in await entries(server)] == [*HELD, "live"]
 
 
+async def test_p2_p10_what_a_crash_loses_is_one_gap_also_where_others_have_added_since(
+    server: Server, tmp_path: Path, logged: Logged
+) -> None:
+    disk, copy = tmp_path / "appendonlydir", tmp_path / "copy"
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        told = await hold(store)
+        shutil.copytree(disk, copy)
+        await store.submit("lost")
+        await asyncio.to_thread(server.kill)
+        shutil.rmtree(disk)
+        copy.rename(disk)
+        await server.start()
+        await add(server, "data", "foreign")
+        await accepted(store, "own")
+        told.running.set()
+        await mended(logged)
+        expected = [*HELD, Gap("restarted", told.messages[2].id), "foreign", "own"]
+        assert await story(told, len(expected)) == expected
+        await store.submit("live")
+        assert await story(told, len(expected) + 1) == [*expected, "live"]
+
+
+async def test_p2_p10_a_stream_that_is_another_after_an_outage_is_a_gap_whatever_its_counts(
+    server: Server, logged: Logged
+) -> None:
+    async with proxied(server.port) as proxy, store_on(proxy.port, SHORT) as store:
+        store.register(told := Told[str]())
+        await fill(server, 100, "old")
+        await eventually(lambda: len(told.got) == 100)
+        proxy.blackhole()
+        await fallen(logged)
+        await server.command("DEL", KEY)
+        await fill(server, 250, "new")
+        await server.command("XTRIM", KEY, "MAXLEN", 150)  # 100 are gone, as many as were read
+        proxy.heal()
+        await mended(logged)
+        gap = Gap("expired", told.messages[99].id)
+        left = [f"new{n}" for n in range(101, 251)]
+        assert await story(told, 251) == [*told.got[:100], gap, *left]
+
+
+async def test_p2_what_is_left_of_more_than_a_page_is_behind_one_gap(server: Server) -> None:
+    async with store_on(server.port, SHORT) as store:
+        store.register(told := Told[str]())
+        await fill(server, 500)  # so that the pages become as long as they may
+        await eventually(lambda: len(told.got) == 500)
+        lines = script(*(f"XADD * data {n}" for n in range(1000)), "XTRIM MAXLEN 700")
+        await server.command(*lines)  # at one moment
+        await eventually(lambda: told.got[-1] == "999")
+        looked = await calls(server, "xinfo|stream")
+        async with asyncio.timeout(DEADLINE):
+            while await calls(server, "xinfo|stream") < looked + 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert told.got[500:] == [str(n) for n in range(300, 1000)]
+        assert gaps(told) == ["expired"]
+
+
 FALL_BACK = "redis.call('DEL', KEYS[1]) redis.call('RESTORE', KEYS[1], 0, ARGV[1])"
 
 
@@ -1241,6 +1302,19 @@ async def test_p8_p10_a_server_that_cuts_large_replies_is_asked_for_less(
         await eventually(lambda: len(live.got) == len(reader.got) == 500 + count)
         assert live.events == live.got == reader.events
     outages(logged)
+
+
+async def test_p3_entries_that_cannot_be_decoded_leave_the_loop_its_turns(
+    server: Server, logged: Logged
+) -> None:
+    await fill(server, 500, "{")  # which is no JSON
+    async with store_on(server.port, encode=json.dumps, decode=json.loads) as store, no_stall():
+        readers = [Told[str]() for _ in range(100)]
+        for reader in readers:
+            store.resume(reader, "0-0")
+        await eventually(lambda: all(len(reader.events) == 500 for reader in readers))
+        assert gaps(readers[-1]) == 500 * ["poisoned"]
+    logged.take("cannot be decoded", 500)
 
 
 async def test_p3_decoding_a_page_leaves_the_loop_its_turns(server: Server) -> None:

@@ -7,6 +7,7 @@ import logging
 import random
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, Self, TypeAlias, cast
 
 from typing_extensions import TypeVar
@@ -84,6 +85,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
         self._out = self._new_pipeline(self._inbox_size, self._timeout)
         self._most_at_once = min(self._limits.backlog, BATCH)
         self._tried = asyncio.Event()
+        self._wanted = asyncio.Event()  # an attempt to connect, by who opens the store
         self._down: Exception | None = None  # while Redis is out of reach
         self._stands_since: float | None = None  # on the clock of the loop
 
@@ -99,11 +101,11 @@ class BrokerStore(BaseStore[T], Generic[T]):
         """
         self._open()
         publishing = self._publishing
+        if self._down is not None:  # or was, some time ago
+            self._tried.clear()
+            self._wanted.set()
         try:
             await self._opened()
-            if (down := self._down) is not None:
-                await asyncio.sleep(0)  # as whoever tries again and again may not wait elsewhere
-                raise down.with_traceback(None)
         except BaseException:
             if publishing is not None and publishing is self._publishing:
                 await self._start_afresh(publishing)
@@ -116,12 +118,14 @@ class BrokerStore(BaseStore[T], Generic[T]):
             return
         parts = self._parts()
         self._begin()
-        await cancel(publishing)
-        for part in parts:
-            await part.close()
+        try:
+            await cancel(publishing)
+        finally:
+            for part in parts:
+                await part.close()
 
     async def _opened(self) -> None:
-        """Wait for the first attempt to read, and raise what it has met."""
+        """Wait for the first attempt to read, or a new one, and raise what it has met."""
         if not self._tried.is_set():
             with self._submitters.joined():
                 await self._tried.wait()
@@ -173,6 +177,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
         failures = 0
         while True:
             connection = Connection(self._client)
+            self._wanted.clear()
             self._stands_since = None
             try:
                 await connection.connect()
@@ -183,7 +188,14 @@ class BrokerStore(BaseStore[T], Generic[T]):
                 await connection.close()
             stood = 0 if self._stands_since is None else now() - self._stands_since
             failures = 0 if stood > LONGEST_DELAY else failures + 1
-            await back_off(failures)
+            await self._pause(failures)
+
+    async def _pause(self, failures: int) -> None:
+        """Pause before the next attempt, as briefly as at first if somebody opens the store."""
+        await back_off(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay_after(failures) - FIRST_DELAY):
+                await self._wanted.wait()
 
     def _stand(self) -> None:
         """Note that the connection stands."""
@@ -239,8 +251,12 @@ def as_text(data: object) -> str:
 
 async def back_off(failures: int) -> None:
     """Pause before the next attempt: longer and longer, and not all at the same time."""
-    delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
-    await asyncio.sleep(random.uniform(0.5, 1) * delay)
+    await asyncio.sleep(delay_after(failures))
+
+
+def delay_after(failures: int) -> float:
+    """Return the seconds until the next attempt."""
+    return random.uniform(0.5, 1) * min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
 
 
 def messages_of(incoming: Iterable[Incoming[T]]) -> Iterator[Message[T]]:

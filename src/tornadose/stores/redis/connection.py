@@ -10,7 +10,12 @@ from typing import TypeGuard, TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import TimeoutError as SilentTooLong
 
@@ -33,6 +38,7 @@ __all__ = (
 T = TypeVar("T")
 
 UNREACHABLE = (RedisError, OSError)
+REFUSALS = (ResponseError, BusyLoadingError, AuthenticationError)
 TIMEOUT = 5.0  # seconds, of redis-py's `socket_timeout` and `socket_connect_timeout`
 IDLE = 1.0  # seconds after which a connection may have died unnoticed
 
@@ -136,7 +142,7 @@ class Connection:
         try:
             async with asyncio.timeout(self._reply_timeout) as self._limit:
                 return await self.receive()
-        except (ResponseError, BusyLoadingError) as refusal:
+        except REFUSALS as refusal:
             return refusal
         except TimeoutError as error:
             raise Unreachable(f"no answer in {self._reply_timeout} s") from error
@@ -180,6 +186,10 @@ def client_of(url: str | None, options: dict[str, object]) -> Redis:
     """Return a client with these options of redis-py, which connects to nothing yet."""
     if url is not None:
         check_name("url", url)
+    if options.get("connection_pool") is not None:
+        raise ValueError(
+            "connection_pool: the store has connections of its own; give their options"
+        )
     for name in "retry", "retry_on_error", "retry_on_timeout":
         if options.get(name):
             raise ValueError(f"{name}: {options[name]!r}: the store never sends a message twice")

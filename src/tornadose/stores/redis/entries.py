@@ -69,7 +69,9 @@ class StreamInfo:
         self.added = added if isinstance(added, int) else None
         self._length = length if isinstance(length, int) else 0
 
-    def hole(self, position: int, added: int | None, read: int | None) -> Hole | None:
+    def hole(
+        self, position: int, added: int | None, read: int | None, *, sure: bool = True
+    ) -> Hole | None:
         """Tell whether entries behind a position have been trimmed, or lost, before now.
 
         Those that were deleted one by one are noticed only where the counts are known.
@@ -78,12 +80,15 @@ class StreamInfo:
             position: Of an entry that was there.
             added: Entries ever added up to there, if that is known.
             read: Entries that stand behind it, if that is known.
+            sure: Whether it is the stream in which these were counted.
         """
         if position > self.last:
             return Hole("restarted", None)
+        trimmed = self._is_trimmed(position)
+        if trimmed and not sure:
+            added = None
         if position == 0:
             added = 0
-        trimmed = self._is_trimmed(position)
         behind = self._length if trimmed else read
         if added is None or self.added is None or behind is None:
             missing = trimmed and position != self.last

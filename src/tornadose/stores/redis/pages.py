@@ -101,13 +101,16 @@ class PageReader(Generic[T]):
         (reply,) = await together(call, ("XINFO", "STREAM", self._stream))
         return StreamInfo(reply)
 
-    async def whole(self, call: Call, position: int, added: int | None = None) -> StreamPage[T]:
+    async def whole(
+        self, call: Call, position: int, added: int | None = None, *, anew: bool = False
+    ) -> StreamPage[T]:
         """Read what stands behind a position, and see what may be missing there.
 
         Args:
             call: Carries out commands.
             position: Behind which to read.
             added: Entries ever added up to there, if it is known.
+            anew: Whether the connection is a new one, and the stream may be as well.
         """
         at, count = cursor_of(position), self._count
         reply, there, behind = await together(
@@ -119,7 +122,8 @@ class PageReader(Generic[T]):
         info = StreamInfo(reply)
         entries = array_of(behind) if position < info.last else []
         page = await self._page(entries, position, count)
-        hole = info.hole(position, added, None if page.full else len(entries))
+        sure = not anew or bool(array_of(there))
+        hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
         page = replace(
             page,
             hole=hole,

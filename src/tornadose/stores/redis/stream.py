@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Generic, overload
 
 from typing_extensions import TypeVar
@@ -19,7 +20,7 @@ from ...statistics import Statistics
 from ...wire import check_text
 from .broker import BrokerStore, Decoder, Encoder, Part
 from .connection import Connection, Unreachable, bytes_of, check_name, now
-from .entries import Call, position_of
+from .entries import Call, Hole, position_of
 from .pages import PageReader, StreamPage
 from .replay import StreamHistory, StreamReplay
 
@@ -135,6 +136,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             for size in (LIVE_PAGE, HISTORY_PAGE)
         )
         self._history = StreamHistory(history, self._new_pipeline(1, None))
+        self._unread: deque[int] = deque(maxlen=self._maxlen)  # positions that were confirmed
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
 
@@ -162,7 +164,10 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         if event is not None:
             fields += ["event", event]
         reply = await self._put(("XADD", self._stream, "MAXLEN", "~", self._maxlen, "*", *fields))
-        self._fanout.accepted = max(self._fanout.accepted, position_of(reply))
+        position = position_of(reply)
+        self._fanout.accepted = max(self._fanout.accepted, position)
+        if position > self._fanout.position:
+            self._unread.append(position)
         return Message(data, bytes_of(reply).decode(), event)
 
     def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
@@ -217,12 +222,12 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
     async def _read(self, connection: Connection) -> None:
         if not self._placed.is_set():
             await self._place(connection.call)
-        whole_until = now()
+        whole_until, anew = now(), True
         while True:
             left = whole_until - now()
             page = await self._next_page(connection, left) if left > 0 else None
             if page is None:
-                page = await self._whole_page(connection)
+                page, anew = await self._whole_page(connection, anew=anew), False
                 whole_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
             self._fanout.skip(page.position)
             self._added = page.added
@@ -235,11 +240,13 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             await self._hand_on(page.incoming, page.positions)
         return page
 
-    async def _whole_page(self, connection: Connection) -> StreamPage[T]:
+    async def _whole_page(self, connection: Connection, *, anew: bool) -> StreamPage[T]:
         """Hand on what is there, and announce what is missing."""
         position, accepted = self._fanout.position, self._fanout.accepted
-        page = await self._pages.whole(connection.call, position, self._added)
+        page = await self._pages.whole(connection.call, position, self._added, anew=anew)
         self._stand()
+        if page.hole is None and self._has_lost(page, position):
+            page = replace(page, hole=Hole("restarted", None))
         if page.hole is not None:
             self._history.forget()
             await self._fanout.announce(page.hole.reason, page.hole.end)
@@ -250,6 +257,14 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
                 await self._fanout.announce("restarted")
             self._fanout.rewind(page.position)
         return page
+
+    def _has_lost(self, page: StreamPage[T], position: int) -> bool:
+        """Tell whether what this process has added should be on this page, and is not."""
+        expected = set[int]()
+        while self._unread and self._unread[0] <= page.position:
+            expected.add(self._unread.popleft())
+        there = set(map(position_of, page.cursors)) if expected else set[int]()
+        return any(lost > position for lost in expected - there)
 
     def _fall(self, error: Exception) -> None:
         self._pages.read_less()
