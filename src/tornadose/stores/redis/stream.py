@@ -136,7 +136,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             for size in (LIVE_PAGE, HISTORY_PAGE)
         )
         self._history = StreamHistory(history, self._new_pipeline(1, None))
-        self._unread: deque[int] = deque(maxlen=self._maxlen)  # positions that were confirmed
+        self._unread: deque[int] = deque(maxlen=self._maxlen)  # positions of what was confirmed
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
 
@@ -256,6 +256,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             if page.hole is None or page.hole.reason != "restarted":
                 await self._fanout.announce("restarted")
             self._fanout.rewind(page.position)
+            self._unread.clear()
         return page
 
     def _has_lost(self, page: StreamPage[T], position: int) -> bool:
