@@ -140,6 +140,28 @@ async def test_p10_a_gap_reaches_everybody_also_when_cancelled_before_its_turn()
     assert slow.events == [1, 2, Gap("outage", "i-2"), 3]
 
 
+class Echo(Told[int]):
+    """One that queues two more for itself with the first that it gets."""
+
+    fanout: FanOut[int]
+
+    async def publish(self, message: Message[int], /) -> None:
+        await super().publish(message)
+        if message.data == 1:
+            for echo in batch(10, 11):
+                assert await self.fanout.deliver(self, echo)
+
+
+async def test_p2_what_a_subscriber_queues_for_itself_beyond_its_backlog_is_a_gap() -> None:
+    fanout, echo = fan_out(policy="block", backlog=1), Echo()
+    echo.fanout = fanout
+    admit(fanout, echo)
+    await fanout.broadcast(batch(1))
+    await settled(fanout)
+    assert echo.events == [1, 10, Gap("overflow", "i-10")]
+    assert fanout.statistics().dropped == 1
+
+
 class Late(Direct[int]):
     """A subscriber that is registered before it can take anything."""
 

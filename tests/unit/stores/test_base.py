@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import Logged
-from support import DEADLINE, Direct, Plain, Told, eventually
+from support import DEADLINE, Direct, Plain, Told, balanced, eventually
 from tornadose import BaseStore, DataStore, Message, QueueStore, Released, StoreClosedError
 
 
@@ -139,9 +139,33 @@ async def test_closing_waits_for_those_whose_goodbye_takes_time() -> None:
     store.register(leaving)
     closing = asyncio.create_task(store.aclose())
     await eventually(lambda: leaving.events == ["closed"])
+    again = asyncio.create_task(store.aclose())
+    await asyncio.sleep(0.01)
     assert not closing.done()
-    await asyncio.gather(closing, store.aclose())
+    assert not again.done()
+    await asyncio.gather(closing, again)
     assert leaving.events == ["closed"]
+
+
+@pytest.mark.parametrize(
+    ("last", "events"), [("b", ["a", "b", "failed"]), ("c", ["a", "b", "c", "closed"])]
+)
+async def test_who_closes_the_store_is_told_whether_it_has_everything(
+    last: str, events: list[str]
+) -> None:
+    class Closing(Told[str]):
+        async def publish(self, message: Message[str], /) -> None:
+            await super().publish(message)
+            if message.data == last:
+                await store.aclose()
+
+    store = QueueStore[str]()
+    store.register(told := Closing())
+    for data in "abc":
+        store.submit_nowait(data)
+    await eventually(lambda: len(told.events) == len(events))
+    assert told.events == events
+    assert balanced(store.statistics())
 
 
 async def test_closing_aborts_those_whose_goodbye_takes_too_long(logged: Logged) -> None:
