@@ -170,6 +170,66 @@ async def test_who_is_one_too_many_is_told_once_it_is_accepted(
         logged.take("503")
 
 
+class AnswersItself:
+    """A mix-in with a method of its own, which does not go on with the handler's."""
+
+    async def get(self) -> None:
+        self.answered = asyncio.Event()
+        await self.answered.wait()
+
+    def on_finish(self) -> None:
+        self.answered.set()
+
+
+class MixedPoll(AnswersItself, EarlyPoll):
+    """Is answered once the method of the mix-in is called."""
+
+
+async def test_the_method_of_a_mix_in_accepts_the_request(checked: asyncio.Event) -> None:
+    checked.set()
+    async with DataStore[object]("value") as store, serving(MixedPoll.route("/", store)) as url:
+        assert await answer(MixedPoll, url) == (200, '{"data": "value"}')
+
+
+class SpeaksEarly(LongPolling):
+    async def prepare(self) -> None:
+        await self.submit("for this one alone")
+
+
+async def test_who_is_one_too_many_gets_nothing_that_was_meant_for_it_alone(
+    logged: Logged,
+) -> None:
+    async with (
+        QueueStore[object](max_subscribers=0) as store,
+        serving(SpeaksEarly.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        assert (await http.get(url)).text == ""
+    logged.take("503")
+
+
+class FailsAtTheEnd(EarlyPoll):
+    async def prepare(self) -> None:
+        asyncio.get_running_loop().call_later(0.05, self.end)
+
+    def end(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            self.finish()
+
+    def on_finish(self) -> None:
+        raise ZeroDivisionError
+
+
+async def test_p7_who_fails_when_it_has_finished_is_deregistered() -> None:
+    async with (
+        QueueStore[object]() as store,
+        serving(FailsAtTheEnd.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        assert (await http.get(url)).status_code == 200
+        await eventually(lambda: not store.subscribers, deadline=1)
+
+
 @pytest.mark.parametrize("kind", [EarlyPoll, EarlyStream])
 async def test_a_request_that_is_refused_has_no_effect(
     kind: type[Early], checked: asyncio.Event, logged: Logged

@@ -83,6 +83,28 @@ async def test_when_publish_stops_nobody_is_left_hanging(how: str, logged: Logge
     await asyncio.wait_for(store.aclose(timeout=60), 1)
 
 
+@pytest.mark.parametrize(("submitted", "reason"), [(0, "closed"), (1, "failed")])
+def test_p2_who_has_not_got_everything_when_the_program_ends_is_told_so(
+    submitted: int, reason: Released, logged: Logged
+) -> None:
+    class Stuck(QueueStore[str]):
+        async def publish(self) -> None:
+            await asyncio.Event().wait()
+
+    told = Told[str]()
+
+    async def main() -> None:
+        store = Stuck()
+        store.register(told)
+        await asyncio.sleep(0)
+        for _ in range(submitted):
+            await store.submit("never published")
+
+    asyncio.run(main())
+    assert told.events == [reason]
+    logged.take("unpublished", submitted)
+
+
 async def test_a_publish_that_is_cancelled_from_within_is_a_failure(logged: Logged) -> None:
     class Cancelled(Mailbox):
         async def publish(self) -> None:
