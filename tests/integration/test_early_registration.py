@@ -231,8 +231,8 @@ async def test_p7_who_fails_when_it_has_finished_is_deregistered() -> None:
 
 
 @pytest.mark.parametrize("kind", [EarlyPoll, EarlyStream])
-async def test_a_request_that_is_refused_has_no_effect(
-    kind: type[Early], checked: asyncio.Event, logged: Logged
+async def test_a_request_that_asks_for_nothing_works_also_where_there_is_no_room(
+    kind: type[Early], checked: asyncio.Event
 ) -> None:
     checked.set()
     async with (
@@ -240,9 +240,60 @@ async def test_a_request_that_is_refused_has_no_effect(
         serving(kind.route("/", store)) as url,
         httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
     ):
-        assert (await http.post(url)).status_code == 503
-        assert store.statistics().submitted == 0
-    logged.take("503 POST")
+        assert (await http.post(url)).status_code == 200
+        assert store.statistics().submitted == 1
+
+
+class WorksWhileItIsClosed(EarlyStream):
+    working: asyncio.Event
+    closed: asyncio.Event
+
+    async def post(self) -> None:
+        self.working.set()
+        await self.closed.wait()
+        self.set_status(202)
+
+
+async def test_a_request_that_asks_for_nothing_goes_on_when_the_store_is_closed(
+    checked: asyncio.Event,
+) -> None:
+    checked.set()
+    WorksWhileItIsClosed.working = asyncio.Event()
+    WorksWhileItIsClosed.closed = asyncio.Event()
+    async with (
+        QueueStore[object]() as store,
+        serving(WorksWhileItIsClosed.route("/", store)) as url,
+        httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
+    ):
+        asking = asyncio.create_task(http.post(url))
+        await WorksWhileItIsClosed.working.wait()
+        closing = asyncio.create_task(store.aclose())
+        await eventually(lambda: not store.subscribers)
+        WorksWhileItIsClosed.closed.set()
+        assert (await asking).status_code == 202
+        await closing
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "text"),
+    [(EarlyPoll, 503, ""), (EarlyStream, 200, "retry: "), (EarlySocket, 1001, "")],
+)
+async def test_who_would_resume_while_the_store_is_closed_is_told_so(
+    kind: type[Early], status: int, text: str, checked: asyncio.Event, logged: Logged
+) -> None:
+    store = QueueStore[object]()
+    async with serving(kind.route("/", store)) as url:
+        cursor = (await store.submit("seen")).id
+        asking = asyncio.create_task(answer(kind, f"{url}?last_event_id={cursor}"))
+        await eventually(lambda: len(store.subscribers) == 1)
+        closing = asyncio.create_task(store.aclose())
+        await asyncio.sleep(0)
+        checked.set()
+        got = await asyncio.wait_for(asking, DEADLINE)
+        assert (got[0], got[1][: len(text)]) == (status, text)
+        await closing
+    if status == 503:
+        logged.take("503")
 
 
 async def test_p8_who_resumes_gets_everything_once_and_in_order(checked: asyncio.Event) -> None:
@@ -337,13 +388,15 @@ class TalksToItself(OwnGet):
         await self.answered.wait()
 
 
-async def test_what_a_method_of_its_own_submits_arrives() -> None:
+@pytest.mark.parametrize("cursor", ["", "of-another-store"])
+async def test_what_a_method_of_its_own_submits_arrives(cursor: str) -> None:
     async with (
         QueueStore[object]() as store,
         serving(TalksToItself.route("/", store)) as url,
         httpx.AsyncClient(trust_env=False, timeout=DEADLINE) as http,
     ):
-        assert (await http.get(url)).json() == {"data": "for this one alone"}
+        answered = await http.get(url, headers={"Last-Event-ID": cursor})
+        assert answered.json() == {"data": "for this one alone"}
 
 
 async def test_p7_who_leaves_before_a_method_of_its_own_registers_is_deregistered() -> None:

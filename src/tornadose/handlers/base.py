@@ -245,9 +245,9 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Queue a payload for this subscriber alone, behind what it has not taken yet.
 
-        What comes before the client can be sent anything, in ``prepare`` or an overridden
-        ``get``, is kept until then. A store that cannot queue for one
-        subscriber is bypassed: the payload is published at once.
+        What comes before the client can be sent anything, in ``prepare`` or before the
+        ``super().get()`` of an overridden ``get``, is kept until then. A store that cannot
+        queue for one subscriber is bypassed: the payload is published at once.
         """
         message = Message(data, event=event)
         if self._early or not self._accepted or not await self._submit(message):
@@ -259,7 +259,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         self._released = reason
         if reason == "timeout":
             self._abort()
-        elif self._accepted:
+        elif self._accepted and (self._acceptance is None or self._is_asking()):
             self._say_goodbye(reason)
 
     def acceptance(self) -> asyncio.Event | None:
@@ -311,18 +311,22 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         if self._accepted:
             return True
         self._accepted = True
-        if self._released is not None:  # before anything could be sent
+        if self._released is not None and self._is_asking():  # before anything could be sent
             self._say_goodbye(self._released)
         if self._acceptance is not None:  # it has registered before
-            if self._released is None and (cursor := self._cursor()) and resumes(self.store):
+            cursor = self._cursor()
+            if cursor and self._released is None and resumes(self.store):
                 self._resume(self.store, cursor)
             self._acceptance.set()
         return not self._finished
 
+    def _is_asking(self) -> bool:
+        """Tell whether the request is for messages, as far as can be known by now."""
+        return self._subscribable or self.request.method == "GET"
+
     async def _submit(self, message: Message[T]) -> bool:
         """Queue it, or publish it where the store cannot queue; false if it is too early."""
-        lasting = self._subscribable or not self._cursor()  # or another registration follows
-        if lasting and targets(self.store) and await self.store.deliver(self, message):
+        if targets(self.store) and await self.store.deliver(self, message):
             return True
         if self._subscribable:
             await self.publish(message)
@@ -365,7 +369,10 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         """Resume once, in the place of what a subclass may have registered before."""
         self._resumed = True
         store.deregister(self)
-        store.resume(self, cursor)
+        try:
+            store.resume(self, cursor)
+        except StoreClosedError:
+            self.released("closed")
 
     def _cursor(self) -> str | None:
         """Return where to resume, once: the header wins, as on a reconnect the URL is stale."""

@@ -101,8 +101,8 @@ class EventSource(StreamingHandler[T]):
         """End the stream; who leaves with many others comes back at a time of its own."""
         if self._finished:
             return
-        asked = self.request.method == "GET"
-        if asked and not self._streaming and open_stream(self.request) is not None:
+        asked = self.request.method == "GET" and not self._headers_written
+        if asked and open_stream(self.request) is not None:
             self._send_headers()
         if self._streaming and reason in ("closed", "limit"):
             retry = DEFAULT_RETRY if self._options.retry is None else self._options.retry

@@ -186,10 +186,6 @@ def client_of(url: str | None, options: dict[str, object]) -> Redis:
     """Return a client with these options of redis-py, which connects to nothing yet."""
     if url is not None:
         check_name("url", url)
-    if options.get("connection_pool") is not None:
-        raise ValueError(
-            "connection_pool: the store has connections of its own; give their options"
-        )
     for name in "retry", "retry_on_error", "retry_on_timeout":
         if options.get(name):
             raise ValueError(f"{name}: {options[name]!r}: the store never sends a message twice")

@@ -30,6 +30,7 @@ T = TypeVar("T", default=str)
 
 LIVE_PAGE, HISTORY_PAGE = 1 << 20, 1 << 18  # bytes; of history each who resumes may have one
 POISONED = 1024  # entries of which it is remembered that they were logged
+UNREAD = 1 << 16  # entries of this process of which it is seen whether they come
 LONGEST_BLOCK = 2.0  # seconds that Redis waits for the next entry
 
 
@@ -136,7 +137,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             for size in (LIVE_PAGE, HISTORY_PAGE)
         )
         self._history = StreamHistory(history, self._new_pipeline(1, None))
-        self._unread: deque[int] = deque(maxlen=self._maxlen)  # positions of what was confirmed
+        self._unread: deque[int] = deque(maxlen=UNREAD)  # positions of what was confirmed
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
 
@@ -227,8 +228,9 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             left = whole_until - now()
             page = await self._next_page(connection, left) if left > 0 else None
             if page is None:
-                page, anew = await self._whole_page(connection, anew=anew), False
-                whole_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
+                page = await self._whole_page(connection, anew=anew)
+                anew = anew and page.full
+                whole_until = now() + (0 if anew else min(LONGEST_BLOCK, self._reply_timeout / 2))
             self._fanout.skip(page.position)
             self._added = page.added
 
@@ -247,6 +249,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         self._stand()
         if page.hole is None and self._has_lost(page, position):
             page = replace(page, hole=Hole("restarted", None))
+            self._fanout.resets += 1  # so that those who read history hear of it as well
         if page.hole is not None:
             self._history.forget()
             await self._fanout.announce(page.hole.reason, page.hole.end)
