@@ -137,9 +137,9 @@ def _full() -> Sequence[Stage]:
             shapes=(_lockstep(100, 150), _sized("10 KB", 10_000, 60), _huge(100), _churn(300)),
         ),
         Stage(clients=10, entrants=SSE, shapes=(_huge(10),)),
-        Stage(clients=1000, entrants=SSE, shapes=(_lockstep(1000, 30),)),
+        Stage(clients=1000, entrants=SSE, shapes=(_lockstep(1000, 20),)),
         Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 2), _idle(15, 2))),
-        _stalled((TORNADOSE, *PYTHON_PEERS), 50),
+        _stalled((TORNADOSE, *PYTHON_PEERS), 40),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(80),)),
     )
 
