@@ -986,6 +986,26 @@ async def test_p2_p10_a_stream_that_is_another_after_an_outage_is_a_gap_whatever
         assert await story(told, 251) == [*told.got[:100], gap, *left]
 
 
+async def test_p10_a_stream_that_is_another_is_a_gap_also_where_entries_were_deleted_from_it(
+    server: Server, logged: Logged
+) -> None:
+    async with proxied(server.port) as proxy, store_on(proxy.port, SHORT) as store:
+        store.register(told := Told[str]())
+        await fill(server, 3, "old")
+        await eventually(lambda: len(told.got) == 3)
+        proxy.blackhole()
+        await fallen(logged)
+        await add(server, "data", "never seen")
+        await server.command("DEL", KEY)
+        for cursor in await fill(server, 3):
+            await server.command("XDEL", KEY, cursor)
+        await add(server, "data", "new")
+        proxy.heal()
+        await mended(logged)
+        expected = ["old1", "old2", "old3", Gap("expired", told.messages[2].id), "new"]
+        assert await story(told, 5) == expected
+
+
 async def test_p10_after_an_outage_an_entry_that_was_read_and_deleted_is_not_missed(
     server: Server, logged: Logged
 ) -> None:

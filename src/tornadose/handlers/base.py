@@ -257,9 +257,11 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def released(self, reason: Released, /) -> None:
         """End the request, once it is accepted: the store has let go of this handler."""
         self._released = reason
-        if reason == "timeout":
+        if self._accepted and self._acceptance is not None and not self._is_asking():
+            self._leave()  # and let a `post` that has nothing to do with it go on
+        elif reason == "timeout":
             self._abort()
-        elif self._accepted and (self._acceptance is None or self._is_asking()):
+        elif self._accepted:
             self._say_goodbye(reason)
 
     def acceptance(self) -> asyncio.Event | None:

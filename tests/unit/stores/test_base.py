@@ -190,6 +190,23 @@ async def test_who_closes_the_store_is_told_whether_it_has_everything(
     assert balanced(store.statistics())
 
 
+@pytest.mark.parametrize("last", [1, 10, 64, 128, 256])
+async def test_who_closes_the_store_within_its_history_is_told_that_more_is_left(
+    last: int,
+) -> None:
+    class Closing(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            if message.data == last:
+                await store.aclose()
+
+    store = QueueStore[int]()
+    ids = [store.submit_nowait(number).id or "" for number in range(300)]
+    store.resume(told := Closing(), ids[0])
+    await eventually(lambda: len(told.events) == last + 1)
+    assert told.events == [*range(1, last + 1), "failed"]
+
+
 async def test_closing_aborts_those_whose_goodbye_takes_too_long(logged: Logged) -> None:
     store = Mailbox()
     leaving = Leaving(store, 0.3)

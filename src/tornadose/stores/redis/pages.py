@@ -122,7 +122,7 @@ class PageReader(Generic[T]):
         info = StreamInfo(reply)
         entries = array_of(behind) if position < info.last else []
         page = await self._page(entries, position, count)
-        sure = not anew or bool(array_of(there)) or position <= (info.deleted or 0)
+        sure = not anew or bool(array_of(there)) or position == info.deleted
         hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
         page = replace(
             page,
