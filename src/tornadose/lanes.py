@@ -296,7 +296,8 @@ class Lane(Generic[T]):
         while self._replay is not None:
             if work.enough():  # as a page may be there already, and have no messages
                 await work.rest()
-                continue
+                if self.closed:
+                    return
             page = await self._replay.read()
             if self.closed:
                 return

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
+from time import monotonic
 from typing import Generic
 
 from redis.exceptions import ResponseError
@@ -36,6 +37,7 @@ log = logging.getLogger("tornadose")
 T = TypeVar("T", default=str)
 
 FIRST_PAGE, PAGE = 10, 200  # entries that are read together, at first and at most
+SHARE = 0.002  # seconds for decoding in each turn of a busy event loop, or it would fall behind
 ENTRY_BYTES = 512  # that an entry costs besides what is in it
 
 
@@ -169,9 +171,11 @@ class PageReader(Generic[T]):
         elif full:
             self._count = min(PAGE, count + (count // 8 if self._cut else count) + 1)
         incoming: list[Incoming[T]] = []
+        begun = monotonic()
         for cursor, fields in entries:
-            if self._work.enough():  # as decoding may take its time
+            if monotonic() > begun + SHARE and self._work.enough():
                 await self._work.rest()
+                begun = monotonic()
             incoming.append(self._incoming(cursor, fields))
         cursors = [cursor for cursor, _ in entries]
         if cursors:
