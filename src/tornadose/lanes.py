@@ -296,8 +296,7 @@ class Lane(Generic[T]):
         while self._replay is not None:
             if work.enough():  # as a page may be there already, and have no messages
                 await work.rest()
-                if self.closed:
-                    return
+                continue
             page = await self._replay.read()
             if self.closed:
                 return

@@ -228,9 +228,8 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             left = whole_until - now()
             page = await self._next_page(connection, left) if left > 0 else None
             if page is None:
-                page = await self._whole_page(connection, anew=anew)
-                anew = anew and page.full
-                whole_until = now() + (0 if anew else min(LONGEST_BLOCK, self._reply_timeout / 2))
+                page, anew = await self._whole_page(connection, anew=anew), False
+                whole_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
             self._fanout.skip(page.position)
             self._added = page.added
 
