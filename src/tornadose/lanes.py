@@ -206,11 +206,8 @@ class Lane(Generic[T]):
     def finish(self) -> None:
         """Release the subscriber once everything is delivered."""
         self._ending = True
-        if self._pump is None:
-            self.release("closed")
-        elif self.is_delivering():  # so that it closes the store itself
-            rest = self._waiting or self._replay or self._hole_ahead or self._hole_behind
-            self.release("failed" if rest else "closed")
+        if self._pump is None or self.is_delivering():  # by closing the store
+            self.release("failed" if self._waiting else "closed")
 
     def release(self, reason: Released) -> None:
         """Let go of the subscriber, and tell it why."""
