@@ -874,6 +874,14 @@ async def test_p10_a_server_that_comes_back_with_nothing_is_one_gap_and_then_liv
         assert told.events == [*expected, "live"]
 
 
+async def crash(server: Server, disk: Path, copy: Path) -> None:
+    """Start the server again with what it had on its disk when this copy was made."""
+    await asyncio.to_thread(server.kill)
+    shutil.rmtree(disk)
+    shutil.move(copy, disk)
+    await server.start()
+
+
 @pytest.mark.parametrize("reads", [True, False])
 async def test_p2_p10_what_a_crash_loses_is_one_gap_and_nothing_is_repeated(
     server: Server, tmp_path: Path, reads: bool, logged: Logged
@@ -893,10 +901,7 @@ async def test_p2_p10_what_a_crash_loses_is_one_gap_and_nothing_is_repeated(
         else:
             alone = asyncio.create_task(store.deliver(told, Message("alone")))  # behind "lost"
             await asyncio.sleep(0)
-        await asyncio.to_thread(server.kill)
-        shutil.rmtree(disk)
-        copy.rename(disk)
-        await server.start()
+        await crash(server, disk, copy)
         told.running.set()
         await mended(logged)
         assert await (alone or store.deliver(told, Message("alone")))
@@ -923,10 +928,7 @@ async def test_p2_p10_what_a_crash_loses_is_one_gap_also_where_others_have_added
         shutil.copytree(disk, copy)
         await store.submit("lost")
         await store.submit("lost as well")
-        await asyncio.to_thread(server.kill)
-        shutil.rmtree(disk)
-        copy.rename(disk)
-        await server.start()
+        await crash(server, disk, copy)
         await fill(server, 3, "foreign")
         await accepted(store, "own")
         told.running.set()
@@ -952,10 +954,7 @@ async def test_p8_p10_who_reads_history_hears_of_what_a_crash_has_lost(
         await eventually(lambda: store.statistics().offered > offered)  # its first page
         shutil.copytree(disk, copy)
         await store.submit("lost")
-        await asyncio.to_thread(server.kill)
-        shutil.rmtree(disk)
-        copy.rename(disk)
-        await server.start()
+        await crash(server, disk, copy)
         await add(server, "data", "foreign")
         told.running.set()
         await mended(logged)

@@ -169,42 +169,36 @@ async def test_closing_waits_for_those_whose_goodbye_takes_time() -> None:
     assert leaving.events == ["closed"]
 
 
-@pytest.mark.parametrize(
-    ("last", "events"), [("b", ["a", "b", "failed"]), ("c", ["a", "b", "c", "closed"])]
-)
-async def test_who_closes_the_store_is_told_whether_it_has_everything(
-    last: str, events: list[str]
-) -> None:
-    class Closing(Told[str]):
-        async def publish(self, message: Message[str], /) -> None:
-            await super().publish(message)
-            if message.data == last:
-                await store.aclose()
+class Closing(Told[int]):
+    """One that closes its store when it has got this message."""
 
-    store = QueueStore[str]()
-    store.register(told := Closing())
-    for data in "abc":
-        store.submit_nowait(data)
-    await eventually(lambda: len(told.events) == len(events))
-    assert told.events == events
-    assert balanced(store.statistics())
+    def __init__(self, store: QueueStore[int], last: int) -> None:
+        super().__init__()
+        self.store, self.last = store, last
+
+    async def publish(self, message: Message[int], /) -> None:
+        await super().publish(message)
+        if message.data == self.last:
+            await self.store.aclose()
 
 
+@pytest.mark.parametrize("resumes", [False, True])
 @pytest.mark.parametrize(("last", "reason"), [(1, "failed"), (10, "failed"), (299, "closed")])
-async def test_who_closes_the_store_within_its_history_is_told_whether_it_has_everything(
-    last: int, reason: Released
+async def test_who_closes_the_store_is_told_whether_it_has_everything(
+    last: int, reason: Released, resumes: bool
 ) -> None:
-    class Closing(Told[int]):
-        async def publish(self, message: Message[int], /) -> None:
-            await super().publish(message)
-            if message.data == last:
-                await store.aclose()
-
     store = QueueStore[int]()
-    ids = [store.submit_nowait(number).id or "" for number in range(300)]
-    store.resume(told := Closing(), ids[0])
+    told = Closing(store, last)
+    first = store.submit_nowait(0)
+    if not resumes:
+        store.register(told)
+    for number in range(1, 300):
+        store.submit_nowait(number)
+    if resumes:
+        store.resume(told, first.id or "")
     await eventually(lambda: len(told.events) == last + 1)
     assert told.events == [*range(1, last + 1), reason]
+    assert balanced(store.statistics())
 
 
 async def test_closing_aborts_those_whose_goodbye_takes_too_long(logged: Logged) -> None:
