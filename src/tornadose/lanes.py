@@ -91,6 +91,7 @@ class Lane(Generic[T]):
         "_logged",
         "_nowait",
         "_pump",
+        "_read_to",
         "_replay",
         "_waiting",
         "behind",
@@ -114,6 +115,7 @@ class Lane(Generic[T]):
         self._hole_ahead: GapReason | None = None  # before the backlog
         self._hole_behind: GapReason | None = None  # after it
         self._replay: Replay[T] | None = None
+        self._read_to = 0  # position up to which history was read
         self._last_id: str | None = None
         self._ending = False
         self._logged = False  # that messages were missed, since it was last without a backlog
@@ -206,8 +208,11 @@ class Lane(Generic[T]):
     def finish(self) -> None:
         """Release the subscriber once everything is delivered."""
         self._ending = True
-        if self._pump is None or self.is_delivering():  # by closing the store
-            self.release("failed" if self._waiting else "closed")
+        if self._pump is None:
+            self.release("closed")
+        elif self.is_delivering():  # it is the subscriber that closes the store
+            unread = self._replay is not None and self._read_to < self._fanout.accepted
+            self.release("failed" if self._waiting or unread else "closed")
 
     def release(self, reason: Released) -> None:
         """Let go of the subscriber, and tell it why."""
@@ -289,7 +294,7 @@ class Lane(Generic[T]):
             self.release("closed")
 
     async def _read_history(self) -> None:
-        work = self._fanout.work
+        books, work = self._fanout.books, self._fanout.work
         while self._replay is not None:
             if work.enough():  # as a page may be there already, and have no messages
                 await work.rest()
@@ -297,20 +302,19 @@ class Lane(Generic[T]):
             page = await self._replay.read()
             if self.closed:
                 return
+            self._read_to = page.position
             if page.met:
                 self.fence, self._replay = page.position, None
+            books.offered += len(page.messages)
+            books.pending += len(page.messages)
+            self._waiting += len(page.messages)
             if page.hole is not None:
                 if page.hole == "poisoned":
-                    self._fanout.books.offered += 1
-                    self._fanout.books.poisoned += 1
+                    books.offered += 1
+                    books.poisoned += 1
                 if page.hole == "unknown":
                     self._last_id = None
                 await self._tell(page.hole)
-                if self.closed:
-                    return
-            self._fanout.books.offered += len(page.messages)
-            self._fanout.books.pending += len(page.messages)
-            self._waiting += len(page.messages)
             await self._deliver(deque(page.messages))
             if self._fanout.conflates:
                 return  # or the backlog would wait for as long as values change

@@ -103,7 +103,8 @@ class Part:
 
     @property
     def outstanding(self) -> int:
-        return self.waiting + len(self.arriving) + (self.under_way is not None)
+        counted = self.waiting + len(self.held) + len(self.arriving)
+        return counted + (self.under_way is not None)
 
     def check(self, condition: object, complaint: str) -> None:
         """Remember a complaint, as the fan-out would take an exception for the subscriber's."""

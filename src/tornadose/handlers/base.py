@@ -267,6 +267,7 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def acceptance(self) -> asyncio.Event | None:
         """Return what to wait for before anything is published: that the request is accepted."""
         if self._left:  # while a method of its own was about to register
+            log.info("%r has left, and is not registered again", self)
             asyncio.get_running_loop().call_soon(self._leave)
         if self._accepted:
             return None

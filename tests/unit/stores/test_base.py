@@ -13,7 +13,17 @@ import pytest
 
 from conftest import Logged
 from support import DEADLINE, Direct, Plain, Told, balanced, eventually
-from tornadose import BaseStore, DataStore, Message, QueueStore, Released, StoreClosedError
+from tornadose import (
+    BaseStore,
+    DataStore,
+    Gap,
+    GapReason,
+    Message,
+    QueueStore,
+    Released,
+    StoreClosedError,
+)
+from tornadose.messages import BATCH
 
 
 class Mailbox(BaseStore[str]):
@@ -170,9 +180,9 @@ async def test_closing_waits_for_those_whose_goodbye_takes_time() -> None:
 
 
 class Closing(Told[int]):
-    """One that closes its store when it has got this message."""
+    """One that closes its store at this message or gap."""
 
-    def __init__(self, store: QueueStore[int], last: int) -> None:
+    def __init__(self, store: QueueStore[int], last: int | Gap) -> None:
         super().__init__()
         self.store, self.last = store, last
 
@@ -181,23 +191,53 @@ class Closing(Told[int]):
         if message.data == self.last:
             await self.store.aclose()
 
+    async def publish_gap(self, gap: Gap, /) -> None:
+        await super().publish_gap(gap)
+        if gap == self.last:
+            await self.store.aclose()
+
 
 @pytest.mark.parametrize("resumes", [False, True])
-@pytest.mark.parametrize(("last", "reason"), [(1, "failed"), (10, "failed"), (299, "closed")])
+@pytest.mark.parametrize(
+    ("last", "of", "reason"),
+    [
+        (1, 299, "failed"),
+        (10, 299, "failed"),
+        (BATCH, 299, "failed"),
+        (BATCH, BATCH, "closed"),
+        (299, 299, "closed"),
+    ],
+)
 async def test_who_closes_the_store_is_told_whether_it_has_everything(
-    last: int, reason: Released, resumes: bool
+    last: int, of: int, reason: Released, resumes: bool
 ) -> None:
     store = QueueStore[int]()
     told = Closing(store, last)
     first = store.submit_nowait(0)
     if not resumes:
         store.register(told)
-    for number in range(1, 300):
+    for number in range(1, of + 1):
         store.submit_nowait(number)
     if resumes:
         store.resume(told, first.id or "")
     await eventually(lambda: len(told.events) == last + 1)
     assert told.events == [*range(1, last + 1), reason]
+    assert balanced(store.statistics())
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"), [("expired", "failed"), ("unknown", "closed"), ("restarted", "closed")]
+)
+async def test_who_closes_the_store_at_a_gap_is_told_whether_it_has_everything(
+    lost: GapReason, reason: Released
+) -> None:
+    store = QueueStore[int](history=2)
+    ids = [store.submit_nowait(number).id for number in range(5)]
+    after = {"expired": ids[0], "unknown": "?", "restarted": "0123456789ab-1"}[lost]
+    told = Closing(store, gap := Gap(lost, None if lost == "unknown" else after))
+    store.resume(told, after or "")
+    await eventually(lambda: len(told.events) == 2)
+    assert told.events == [gap, reason]
     assert balanced(store.statistics())
 
 
