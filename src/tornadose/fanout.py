@@ -48,7 +48,6 @@ class FanOut(Generic[T]):
         work: What the lanes do between two turns of the event loop.
         accepted: Position of the last message that the store has accepted.
         position: Of the last message that was handed to the lanes.
-        resets: How often the positions began anew.
 
     Args:
         newest: Gives the value that who is behind skips to, in a store that keeps one.
@@ -61,7 +60,6 @@ class FanOut(Generic[T]):
         self.books = Books()
         self.accepted: int = 0
         self.position: int = 0
-        self.resets = 0
         self._lanes: dict[int, Lane[T]] = {}
         self._leaving: dict[int, Lane[T]] = {}
         self._pumps: set[asyncio.Task[None]] = set()
@@ -253,7 +251,6 @@ class FanOut(Generic[T]):
     def rewind(self, position: int) -> None:
         """Go on from this position, although it is not behind those before."""
         self.accepted = self.position = position
-        self.resets += 1
         self._handed_on.set()
         for lane in self._lanes.values():
             if lane.fence < BEYOND:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +72,20 @@ class StreamPage(Generic[T]):
     def positions(self, start: int, end: int) -> Positions:
         return _Positions(self.cursors[start:end])
 
+    def torn(self, after: int) -> tuple[StreamPage[T], StreamPage[T]]:
+        """Cut it behind this position, as Redis has lost what stood there."""
+        at = bisect_right(self.positions(0, len(self.cursors)), after)
+        before = replace(
+            self, incoming=self.incoming[:at], cursors=self.cursors[:at], position=after
+        )
+        behind = replace(
+            self,
+            incoming=self.incoming[at:],
+            cursors=self.cursors[at:],
+            hole=Hole("restarted", None),
+        )
+        return before, behind
+
 
 class PageReader(Generic[T]):
     """Makes messages of what stands in a stream, as much at a time as is good.
@@ -125,13 +140,11 @@ class PageReader(Generic[T]):
         entries = array_of(behind) if position < info.last else []
         page = await self._page(entries, position, count)
         sure = not anew or bool(array_of(there)) or position == info.deleted
+        strange = not info.knows(position, bool(array_of(there)))
         hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
-        page = replace(
-            page,
-            hole=hole,
-            deleted=info.deleted or 0,
-            strange=not info.knows(position, bool(array_of(there))),
-        )
+        if hole is None and anew and strange:  # what was read there has been lost
+            hole = Hole("restarted", None)
+        page = replace(page, hole=hole, deleted=info.deleted or 0, strange=strange)
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)

@@ -32,6 +32,9 @@ CACHE_BYTES = 4 << 20  # of pages that others may ask for as well
 class StreamHistory(Generic[T]):
     """Pages of history; those who ask for the same one share it.
 
+    Attributes:
+        kept, lost: Positions between which Redis has lost what it had, as after a crash.
+
     Args:
         pages: Makes them.
         pipeline: To Redis, for history alone.
@@ -42,6 +45,7 @@ class StreamHistory(Generic[T]):
         self._pipeline = pipeline
         self._reads: dict[int, asyncio.Task[StreamPage[T]]] = {}
         self._cache: OrderedDict[int, StreamPage[T]] = OrderedDict()
+        self.kept = self.lost = 0
 
     async def behind(self, position: int) -> StreamPage[T]:
         """Return what stands behind a position, waiting for Redis as long as it takes."""
@@ -59,6 +63,11 @@ class StreamHistory(Generic[T]):
     def forget(self) -> None:
         """Keep no page of a stream that is not what it was."""
         self._cache.clear()
+
+    def lose(self, kept: int, lost: int) -> None:
+        """Let those who resume before this hole, or read now, hear of it."""
+        self.forget()
+        self.kept, self.lost = kept, lost
 
     async def close(self) -> None:
         await cancel(*self._reads.values())
@@ -107,7 +116,7 @@ class StreamReplay(Generic[T]):
         self._history = history
         self._cursor = cursor
         self._position: int | None = None
-        self._resets: int | None = None  # of the live messages, before it began
+        self._spoken = 0  # position up to which it need not be told of losses
         self._deleted = 0  # position of the last deleted entry that was spoken of
         self._parts: deque[Page[T]] = deque()  # of the page that was read last
         self._full = False
@@ -116,12 +125,12 @@ class StreamReplay(Generic[T]):
     async def read(self) -> Page[T]:
         """Return the next page, waiting for Redis as long as it takes."""
         await self._placed.wait()
-        if self._resets is None:
-            self._resets = self._fanout.resets
         if self._position is None:
             self._position = checked_position_of(self._cursor)
             if self._position is None:
                 return self._live("unknown")
+            before = self._position <= self._history.kept
+            self._spoken = self._position if before else max(self._position, self._history.lost)
         if not self._parts:
             page = await self._history.behind(self._position)
             if page.hole is not None and page.hole.reason == "restarted":
@@ -129,23 +138,33 @@ class StreamReplay(Generic[T]):
                     return self._live("restarted")
                 await back_off(0)  # until it is noticed there as well, or there were two gaps
                 return Page([], None, self._position, met=False)
-            self._parts.extend(parts_of(page, self._hole(page)))
+            self._parts.extend(self._parts_of(page))
             self._position, self._full, self._begun = page.position, page.full, True
-            if not page.incoming and self._position < self._fanout.accepted:
-                await back_off(0)  # the stream was reset, which is about to be noticed
         part = self._parts.popleft()
-        met = not self._parts and not self._full and part.position >= self._fanout.accepted
-        if met and self._resets != self._fanout.resets:  # what stood behind it is lost
-            self._resets = self._fanout.resets
-            self._parts.append(Page([], "restarted", part.position, met=False))
-            met = False
+        ends = not self._parts and not self._full and self._history.lost <= self._spoken
+        met = ends and part.position >= self._fanout.accepted
+        if ends and not (met or part.messages or part.hole):
+            await back_off(0)  # the stream was reset, which is about to be noticed
         return part._replace(met=met)
+
+    def _parts_of(self, page: StreamPage[T]) -> Iterator[Page[T]]:
+        """Cut a page at the holes in it, and where Redis has lost what it had."""
+        hole, kept, lost = self._hole(page), self._history.kept, self._history.lost
+        if lost > self._spoken and (kept < page.position or not page.full):
+            self._spoken = lost
+            before, behind = page.torn(kept)
+            if hole is None or (before.incoming and behind.incoming):
+                yield from parts_of(before, hole)
+                page, hole = behind, "restarted"
+        if hole is not None:  # it speaks for whatever is missing up to the next entry
+            following = position_of(page.cursors[0]) - 1 if page.cursors else page.position
+            self._spoken = max(self._spoken, following)
+        yield from parts_of(page, hole)
 
     def _hole(self, page: StreamPage[T]) -> GapReason | None:
         """Tell why messages are missing in front of a page that is behind those before."""
         told, self._deleted = max(self._position or 0, self._deleted), page.deleted
         if page.hole is not None:
-            self._resets = self._fanout.resets
             return page.hole.reason
         if page.strange and not self._begun:
             return "unknown"

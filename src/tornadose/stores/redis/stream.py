@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import takewhile
 from typing import Generic, overload
 
 from typing_extensions import TypeVar
@@ -20,7 +20,7 @@ from ...statistics import Statistics
 from ...wire import check_text
 from .broker import BrokerStore, Decoder, Encoder, Part
 from .connection import Connection, Unreachable, bytes_of, check_name, now
-from .entries import Call, Hole, position_of
+from .entries import Call, position_of
 from .pages import PageReader, StreamPage
 from .replay import StreamHistory, StreamReplay
 
@@ -137,7 +137,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             for size in (LIVE_PAGE, HISTORY_PAGE)
         )
         self._history = StreamHistory(history, self._new_pipeline(1, None))
-        self._unread: deque[int] = deque(maxlen=UNREAD)  # positions of what was confirmed
+        self._unread: deque[tuple[int, bytes]] = deque(maxlen=UNREAD)  # what was confirmed
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
 
@@ -168,7 +168,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         position = position_of(reply)
         self._fanout.accepted = max(self._fanout.accepted, position)
         if position > self._fanout.position:
-            self._unread.append(position)
+            self._unread.append((position, bytes_of(reply)))
         return Message(data, bytes_of(reply).decode(), event)
 
     def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
@@ -232,13 +232,16 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
                 whole_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
             self._fanout.skip(page.position)
             self._added = page.added
+            while self._unread and self._unread[0][0] <= page.position:
+                self._unread.popleft()
 
     async def _next_page(self, connection: Connection, seconds: float) -> StreamPage[T] | None:
         """Hand on what comes next, unless something may be missing before it."""
         position = self._fanout.position
         page = await self._pages.next(connection.call, position, self._added, seconds)
-        if page is not None:
-            await self._hand_on(page.incoming, page.positions)
+        if page is None or self._missing(page):
+            return None
+        await self._hand_on(page.incoming, page.positions)
         return page
 
     async def _whole_page(self, connection: Connection, *, anew: bool) -> StreamPage[T]:
@@ -246,28 +249,32 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         position, accepted = self._fanout.position, self._fanout.accepted
         page = await self._pages.whole(connection.call, position, self._added, anew=anew)
         self._stand()
-        if page.hole is None and self._has_lost(page, position):
-            page = replace(page, hole=Hole("restarted", None))
-            self._fanout.resets += 1  # so that those who read history hear of it as well
-        if page.hole is not None:
-            self._history.forget()
-            await self._fanout.announce(page.hole.reason, page.hole.end)
-        await self._hand_on(page.incoming, page.positions)
+        parts: tuple[StreamPage[T], ...] = (page,)
+        if page.hole is not None and page.hole.reason == "restarted":
+            self._history.lose(position - 1, position)
+        elif page.hole is None and (missing := self._missing(page)):
+            self._history.lose(missing[0] - 1, missing[-1])
+            parts = page.torn(missing[0] - 1)
+        for part in parts:
+            if part.hole is not None:
+                self._history.forget()
+                await self._fanout.announce(part.hole.reason, part.hole.end)
+            await self._hand_on(part.incoming, part.positions)
         if not page.full and page.position < accepted:  # Redis has lost the rest
-            self._history.forget()
             if page.hole is None or page.hole.reason != "restarted":
                 await self._fanout.announce("restarted")
+            self._history.lose(page.position or -1, accepted)
             self._fanout.rewind(page.position)
             self._unread.clear()
         return page
 
-    def _has_lost(self, page: StreamPage[T], position: int) -> bool:
-        """Tell whether what this process has added should be on this page, and is not."""
-        expected = set[int]()
-        while self._unread and self._unread[0] <= page.position:
-            expected.add(self._unread.popleft())
-        there = set(map(position_of, page.cursors)) if expected else set[int]()
-        return any(lost > position for lost in expected - there)
+    def _missing(self, page: StreamPage[T]) -> Sequence[int]:
+        """Return where entries of this process should be on a page, and are not."""
+        if not self._unread:
+            return ()
+        there = set(page.cursors)
+        due = takewhile(lambda own: own[0] <= page.position, self._unread)
+        return [position for position, cursor in due if cursor not in there]
 
     def _fall(self, error: Exception) -> None:
         self._pages.read_less()
