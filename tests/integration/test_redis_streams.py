@@ -874,6 +874,8 @@ async def test_p10_a_server_that_comes_back_with_nothing_is_one_gap_and_then_liv
         await accepted(store, "live")
         await eventually(lambda: told.got[-1:] == again.got == newcomer.got == ["live"])
         assert told.events == [*expected, "live"]
+        store.resume(beginner := Told[str](), "0-0")
+        assert await story(beginner, 1) == ["live"]
 
 
 async def crash(server: Server, disk: Path, copy: Path) -> None:

@@ -2,9 +2,108 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from tornadose import GapReason, Message
+from tornadose.fanout import FanOut
+from tornadose.lanes import Limits
+from tornadose.stores.redis.entries import Hole
 from tornadose.stores.redis.pages import StreamPage
-from tornadose.stores.redis.replay import parts_of
+from tornadose.stores.redis.replay import StreamHistory, StreamReplay, parts_of
+
+
+class Stream(StreamHistory[str]):
+    """Entries 0-1 to 0-9 without those between `kept` and `lost`, in pages.
+
+    Args:
+        size: Of a page.
+        trimmed: The last entry that was trimmed.
+        poisoned: One that cannot be decoded.
+    """
+
+    def __init__(self, size: int = 10, trimmed: int = 0, poisoned: int = 0) -> None:
+        self.size, self.trimmed, self.poisoned = size, trimmed, poisoned
+        self.kept = self.lost = 0
+        self.fanout = FanOut[str](Limits())
+        self.fanout.accepted = 9
+
+    async def behind(self, position: int) -> StreamPage[str]:
+        first, self_lost = max(position, self.trimmed), range(self.kept + 1, self.lost + 1)
+        left = [n for n in range(first + 1, 10) if n not in self_lost]
+        numbers = left[: self.size]
+        return StreamPage(
+            ["poisoned" if n == self.poisoned else Message(str(n)) for n in numbers],
+            [b"0-%d" % number for number in numbers],
+            max([position, *numbers]),
+            hole=Hole("expired", None) if position < self.trimmed else None,
+            full=len(left) > self.size,
+        )
+
+    def replay(self, after: int) -> StreamReplay[str]:
+        placed = asyncio.Event()
+        placed.set()
+        return StreamReplay(self.fanout, placed, self, f"0-{after}")
+
+    def loses(self, kept: int, lost: int) -> None:
+        self.kept, self.lost = kept, lost
+        if lost == 9:
+            self.fanout.accepted = kept  # as the live messages are rewound
+
+
+async def events_of(replay: StreamReplay[str], until: str = "") -> list[str]:
+    """Return payloads and gaps, up to this payload or where it meets the live messages."""
+    events = list[str]()
+    async with asyncio.timeout(5):
+        while True:
+            page = await replay.read()
+            events += ([] if page.hole is None else [page.hole]) + [m.data for m in page.messages]
+            if page.met or (until and until in events):
+                return events
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+@pytest.mark.parametrize(
+    ("after", "kept", "lost", "trimmed", "expected"),
+    [
+        (1, 4, 6, 0, "2 3 4 restarted 7 8 9"),
+        (4, 4, 6, 0, "restarted 7 8 9"),
+        (5, 4, 6, 0, "7 8 9"),  # it was added again: Redis would say so otherwise
+        (7, 4, 6, 0, "8 9"),
+        (1, 7, 9, 0, "2 3 4 5 6 7 restarted"),
+        (7, 7, 9, 0, "restarted"),
+        (0, -1, 6, 0, "7 8 9"),  # nothing of the stream that was is left
+        (1, 4, 6, 2, "expired 3 4 restarted 7 8 9"),
+        (1, 4, 6, 6, "expired 7 8 9"),
+    ],
+)
+async def test_p8_who_resumes_is_told_of_what_was_lost_where_it_was(
+    size: int, after: int, kept: int, lost: int, trimmed: int, expected: str
+) -> None:
+    stream = Stream(size, trimmed)
+    stream.loses(kept, lost)
+    assert await events_of(stream.replay(after)) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("after", "until", "kept", "lost", "trimmed", "expected"),
+    [
+        (1, "3", 4, 6, 0, "4 restarted 7 8 9"),
+        (1, "6", 4, 6, 0, "restarted 7 8 9"),  # which it has read while they were there
+        (7, "8", 4, 6, 0, "9"),
+        (1, "7", 4, 6, 6, "8 9"),  # as it was told of a gap there
+    ],
+)
+async def test_p8_who_is_reading_is_told_of_what_is_lost_meanwhile(
+    after: int, until: str, kept: int, lost: int, trimmed: int, expected: str
+) -> None:
+    stream = Stream(1, trimmed)
+    replay = stream.replay(after)
+    before = await events_of(replay, until)
+    assert before[-1] == until
+    stream.loses(kept, lost)
+    assert await events_of(replay) == expected.split()
 
 
 def test_p9_a_page_is_cut_where_a_message_is_poisoned() -> None:
@@ -24,3 +123,13 @@ def test_p9_a_page_is_cut_where_a_message_is_poisoned() -> None:
         ([], "poisoned"),
         (messages[1:], "poisoned"),
     ]
+
+
+async def test_p8_who_is_about_to_meet_the_live_messages_is_told_of_what_is_lost() -> (
+    None
+):
+    stream = Stream(poisoned=3)
+    replay = stream.replay(1)
+    assert await events_of(replay, "2") == ["2"]  # and the rest is read as well
+    stream.loses(7, 9)
+    assert await events_of(replay) == ["poisoned", "4", "5", "6", "7", "8", "9", "restarted"]
