@@ -76,7 +76,7 @@ class GapError(TornadoseError):
 
 
 class ReleasedError(TornadoseError):
-    """The store has let go of this subscription; what came before was delivered.
+    """The store has let go of this subscription; what it had room for was delivered.
 
     Attributes:
         reason: Why, one of the values of `Released`.

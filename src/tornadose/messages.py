@@ -117,7 +117,7 @@ class Message(_Shared, Generic[T_co]):
                 rendering = fmt(self)
             except Exception as error:
                 log.exception(
-                    "message %r (event %r) cannot be encoded; does its %s need encode=?",
+                    "message %r (event %r) cannot be encoded; see `encode` about its %s",
                     self.id,
                     self.event,
                     type(self.data).__name__,

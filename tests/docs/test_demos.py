@@ -35,9 +35,9 @@ class Demo:
     url: str
     printed: str
 
-    async def interrupt(self) -> tuple[int | None, str]:
+    async def interrupt(self, number: int = signal.SIGINT) -> tuple[int | None, str]:
         """Press Ctrl-C, and return the exit code and what it wrote to stderr."""
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         _, errors = await self.process.communicate()
         return self.process.returncode, errors.decode()
 
@@ -127,7 +127,10 @@ async def test_what_another_program_publishes_to_redis_is_on_the_page_of_the_dem
             first, second = [line async for line in _until(stream.aiter_lines(), 2)]
         assert re.fullmatch(r"data: \d+ from another program", first)
         assert _number(second) == _number(first) + 1
-        assert await demo.interrupt() == (0, "")
+        assert await demo.interrupt(signal.SIGTERM) == (0, "")
+        host, port = demo.printed.partition("redis://")[2].split()[0].split("/")[0].split(":")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(host, int(port))
 
 
 async def test_who_loses_one_of_two_processes_goes_on_at_the_other_without_a_hole() -> None:

@@ -125,9 +125,7 @@ def test_p9_a_page_is_cut_where_a_message_is_poisoned() -> None:
     ]
 
 
-async def test_p8_who_is_about_to_meet_the_live_messages_is_told_of_what_is_lost() -> (
-    None
-):
+async def test_p8_who_is_about_to_meet_the_live_messages_is_told_of_what_is_lost() -> None:
     stream = Stream(poisoned=3)
     replay = stream.replay(1)
     assert await events_of(replay, "2") == ["2"]  # and the rest is read as well
