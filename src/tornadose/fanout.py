@@ -14,29 +14,22 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from time import monotonic
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-from .history import Replay
+from .history import Positions, Replay
 from .lanes import BEYOND, Lane, Limits, tell_release
 from .messages import Batch, GapReason, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
 from .tasks import Work, cancel, new_task
 
-__all__ = ("FanOut", "Positions")
+__all__ = ("FanOut",)
 
 T = TypeVar("T")
 
 Full: TypeAlias = list[tuple[Lane[T], deque[Message[T]]]]  # and what they have no room for
 
 NO_TURN = nullcontext()
-
-
-class Positions(Protocol):
-    """The positions of the messages of a batch, each higher than the one before."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> int: ...
 
 
 class FanOut(Generic[T]):

@@ -9,9 +9,16 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from .messages import BATCH, GapReason, Message, numbered
 
-__all__ = ("History", "HistoryReplay", "Page", "Replay")
+__all__ = ("History", "HistoryReplay", "Page", "Positions", "Replay")
 
 T = TypeVar("T")
+
+
+class Positions(Protocol):
+    """The positions of messages, each higher than the one before."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> int: ...
 
 
 class Page(NamedTuple, Generic[T]):
@@ -19,12 +26,14 @@ class Page(NamedTuple, Generic[T]):
 
     Args:
         messages: In order.
+        positions: Of these.
         hole: Why messages are missing before them, if any are.
         position: Position of the last message up to here.
         met: Whether the live messages behind this position come next.
     """
 
     messages: list[Message[T]]
+    positions: Positions
     hole: GapReason | None
     position: int
     met: bool
@@ -105,6 +114,8 @@ class HistoryReplay(Generic[T]):
             hole = hole or "expired"
             self._position = history.first - 1
         messages = history.page(self._position)
+        positions = range(self._position + 1, self._position + 1 + len(messages))
         self._position += len(messages)
         self._hole = None
-        return Page(messages, hole, self._position, met=not messages and hole is None)
+        met = not messages and hole is None
+        return Page(messages, positions, hole, self._position, met)

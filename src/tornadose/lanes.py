@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
 from .capabilities import begins_late, hears_gaps, hears_release, leaves_slowly, takes_batches
 from .checks import check_seconds, check_size, checked_awaitable
 from .exceptions import PoisonedError
-from .history import Replay
+from .history import Page, Replay
 from .messages import BATCH, Batch, Gap, GapReason, Message
 from .protocols import Released, Subscriber
 from .tasks import is_cancelled
@@ -89,6 +90,7 @@ class Lane(Generic[T]):
         "_hole_behind",
         "_last_id",
         "_logged",
+        "_marks",
         "_nowait",
         "_pump",
         "_read_to",
@@ -111,6 +113,7 @@ class Lane(Generic[T]):
         )
         self._pump: asyncio.Task[None] | None = None
         self._backlog: asyncio.Queue[tuple[GapReason | None, Message[T]]] | None = None
+        self._marks: deque[int] | None = None  # where in history the first of them stand
         self._waiting = 0  # messages in the backlog, or about to enter or leave it
         self._hole_ahead: GapReason | None = None  # before the backlog
         self._hole_behind: GapReason | None = None  # after it
@@ -164,6 +167,7 @@ class Lane(Generic[T]):
                     continue
             queue.put_nowait((self._hole_behind, message))
             self._hole_behind = None
+            self._mark()
         books.max_backlog = max(books.max_backlog, queue.qsize())
         self._ensure_pump()
         return rest
@@ -178,6 +182,7 @@ class Lane(Generic[T]):
             self.release("timeout")
         else:
             if not self.closed:
+                self._mark()
                 self._ensure_pump()
 
     def announce(self, reason: GapReason) -> None:
@@ -239,12 +244,24 @@ class Lane(Generic[T]):
         if self._pump is not None and self._pump is not asyncio.current_task():
             self._pump.cancel()
 
+    def _mark(self) -> None:
+        """Note where in history it stands what the backlog has just got."""
+        if self._replay is not None and not self._fanout.conflates:
+            self._marks = self._marks or deque()
+            self._marks.append(self._fanout.accepted)
+
+    def _take_out(self) -> tuple[GapReason | None, Message[T]]:
+        """Take the next message out of the backlog."""
+        if self._marks:
+            self._marks.popleft()
+        return self._queue().get_nowait()
+
     def _drop(self, queue: asyncio.Queue[tuple[GapReason | None, Message[T]]]) -> None:
         self._waiting -= 1
         self._fanout.books.pending -= 1
         self._fanout.books.dropped += 1
         if self._fanout.limits.policy == "drop_oldest":
-            hole, _ = queue.get_nowait()
+            hole, _ = self._take_out()
             self._hole_ahead = self._hole_ahead or hole or "overflow"
         else:
             self._hole_behind = self._hole_behind or "overflow"
@@ -315,14 +332,26 @@ class Lane(Generic[T]):
                 if page.hole == "unknown":
                     self._last_id = None
                 await self._tell(page.hole)
-            await self._deliver(deque(page.messages))
+            await self._deliver_page(page)
             if self._fanout.conflates:
                 return  # or the backlog would wait for as long as values change
 
-    async def _empty_backlog(self) -> None:
+    async def _deliver_page(self, page: Page[T]) -> None:
+        """Deliver a page of history, and where it was queued, what is for this one alone."""
+        messages = deque(page.messages)
+        while self._marks and self._marks[0] <= page.position and not self.closed:
+            mark, delivered = self._marks[0], len(page.messages) - len(messages)
+            due = bisect_right(page.positions, mark) - delivered
+            await self._deliver(deque(messages.popleft() for _ in range(due)))
+            await self._empty_backlog(mark)
+        await self._deliver(messages)
+
+    async def _empty_backlog(self, until: int = BEYOND) -> None:
+        """Deliver the backlog; while history is read, what stands in it up to a position."""
         queue = self._queue()
-        at_once = 1 if self._nowait is None else BATCH
         while not self.closed:
+            if self._marks and self._marks[0] > until:
+                return
             if self._hole_ahead is None and queue.empty():
                 self._hole_ahead, self._hole_behind = self._hole_behind, None
             if self._hole_ahead is not None:
@@ -331,9 +360,9 @@ class Lane(Generic[T]):
             elif queue.empty():
                 return
             else:
-                await self._deliver_run(
-                    deque(queue.get_nowait() for _ in range(min(at_once, queue.qsize())))
-                )
+                at_once = 1 if self._nowait is None or self._marks else BATCH
+                count = min(at_once, queue.qsize())
+                await self._deliver_run(deque(self._take_out() for _ in range(count)))
 
     async def _deliver_run(self, items: deque[tuple[GapReason | None, Message[T]]]) -> None:
         """Deliver what was taken out of the backlog, each hole where it stands."""

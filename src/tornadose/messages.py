@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, dataclass
+from time import monotonic
 from types import MethodType
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 from weakref import WeakMethod, ref
@@ -22,6 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 GapReason: TypeAlias = Literal["overflow", "expired", "unknown", "restarted", "outage", "poisoned"]
 BATCH = 32  # messages that are encoded and written together, at most
 BATCH_BYTES = 1 << 18
+SLOW = 0.005  # seconds of encoding, after which the rest of a batch is left for later
 MANY_FORMATS = 8  # renderings, from which on it is worth looking for old ones
 _MISSING = b"not rendered yet"  # known by its identity
 _FORBIDDEN = "[\r\n\0\ud800-\udfff]"
@@ -34,16 +36,16 @@ class _Shared:
     """
 
     __slots__ = ("_renderings",)
-    _renderings: dict[object, bytes | Exception]
+    _renderings: dict[object, bytes | str]
 
-    def _recall(self, key: object) -> bytes | Exception | None:
+    def _recall(self, key: object) -> bytes | str | None:
         try:
             return self._renderings.get(key)
         except AttributeError:  # the first time
             object.__setattr__(self, "_renderings", {})
             return None
 
-    def _remember(self, key: object, rendering: bytes | Exception) -> None:
+    def _remember(self, key: object, rendering: bytes | str) -> None:
         """Keep it, and let go of those whose format nobody uses any more."""
         if len(self._renderings) >= MANY_FORMATS:
             for old in [key for key in self._renderings if _is_gone(key)]:
@@ -122,10 +124,10 @@ class Message(_Shared, Generic[T_co]):
                     self.event,
                     type(self.data).__name__,
                 )
-                rendering = error
+                rendering = f"{type(error).__name__}: {error}"  # without its frames
             self._remember(key, rendering)
-        if isinstance(rendering, Exception):
-            raise PoisonedError(f"message {self.id!r}: {rendering}") from rendering
+        if isinstance(rendering, str):
+            raise PoisonedError(f"message {self.id!r}: {rendering}")
         return rendering
 
 
@@ -195,20 +197,25 @@ class Batch(Sequence[Message[T_co]]):
         """Return all messages in this format, one after the other, joined at most once.
 
         Returns ``None`` for several messages that are written one at a time: more than
-        256 KiB together, or in a format whose attribute ``joins`` is false.
+        256 KiB together, or in a format whose attribute ``joins`` is false. So it does while
+        encoding takes long, and goes on with the rest when it is called again.
 
         Raises:
             PoisonedError: If one of them cannot be encoded.
         """
         rendering = self._renderings.get(fmt, _MISSING)
-        if rendering is _MISSING:
-            rendering = self._renderings[fmt] = self._join(fmt)
-        return rendering
-
-    def _join(self, fmt: Callable[[Message[T_co]], bytes]) -> bytes | None:
-        parts = [message.render(fmt) for message in self._messages]
+        if rendering is not _MISSING:
+            return rendering
+        parts = list[bytes]()
+        until = monotonic() + SLOW
+        for message in self._messages:
+            if parts and monotonic() > until:
+                return None
+            parts.append(message.render(fmt))
         apart = not getattr(fmt, "joins", True) or sum(map(len, parts)) > BATCH_BYTES
-        return None if apart and len(parts) > 1 else b"".join(parts)
+        rendering = None if apart and len(parts) > 1 else b"".join(parts)
+        self._renderings[fmt] = rendering
+        return rendering
 
 
 def numbered(data: T, cursor: str, event: str | None) -> Message[T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import math
 import re
 import socket
@@ -11,6 +12,8 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -665,6 +668,31 @@ async def test_p9_a_poisoned_message_in_a_batch_leaves_its_neighbours_alone(
             ]  # fmt: skip
             assert [e.data for e in events if e.event != "gap"] == ["0.0", "1.0", "2.0"]
     logged.take("cannot be encoded", times=3)
+
+
+async def test_p3_encoding_a_burst_leaves_the_loop_its_turns() -> None:
+    turns, encoded = itertools.count(), Counter[int]()
+    turn = 0
+
+    def slow(number: int) -> str:
+        encoded[turn] += 1
+        time.sleep(0.004)
+        return str(number)
+
+    async def count() -> None:
+        nonlocal turn
+        for turn in turns:  # noqa: B007 (which `slow` reads)
+            await asyncio.sleep(0)
+
+    async with QueueStore[int]() as store, clients_of(store, 2, encode=slow) as clients:
+        counting = asyncio.create_task(count())
+        for number in range(32):
+            store.submit_nowait(number)
+        for client in clients:
+            assert [event.data for event in await client.take(32)] == [*map(str, range(32))]
+        counting.cancel()
+    assert max(encoded.values()) <= 6  # in 10 ms, and what is begun then
+    assert sum(encoded.values()) == 32
 
 
 def no_string(number: float) -> str:

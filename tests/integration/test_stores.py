@@ -522,6 +522,33 @@ async def test_a_message_for_one_alone_keeps_its_place(site: Site) -> None:
         assert (one.got, other.got) == (["a", "private", "b"], ["a", "b"])
 
 
+@every_resumable_store
+async def test_a_message_for_one_alone_keeps_its_place_in_history(site: Site) -> None:
+    async with site.store(backlog=4) as store:
+        witness, readers = Direct[str](), [Told[str](), Eager()]
+        store.register(witness)
+        first = await store.submit("first")
+        await asyncio.gather(*(store.submit(text) for text in numbers(50)))
+        await eventually(lambda: len(witness.got) == 51)
+        for reader in readers:
+            reader.running.clear()
+            store.resume(reader, str(first.id))
+        await eventually(lambda: store.statistics().pending > 0)
+        for text in ("private 1", "private 2"):
+            for reader in readers:
+                assert await store.deliver(reader, Message(text))
+            await store.submit(f"after {text}")
+        await asyncio.gather(*(store.submit(text) for text in numbers(50)))
+        expected = [*witness.got[1:51], "private 1", "after private 1", "private 2"]
+        for reader in readers:
+            reader.running.set()
+            await eventually(lambda told=reader: len(told.got) == 104)  # type: ignore[misc]
+            assert reader.got[: len(expected)] == expected
+            assert reader.got[len(expected)] == "after private 2"
+        await eventually(lambda: store.statistics().pending == 0)
+        assert balanced(store.statistics())
+
+
 # ---- P3: isolation
 
 

@@ -208,7 +208,7 @@ class Stubborn:
     async def read(self) -> Page[int]:
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        return Page([], None, 0, met=True)
+        return Page([], (), None, 0, met=True)
 
 
 @pytest.mark.parametrize("reading", [False, True])

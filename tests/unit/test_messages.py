@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
+import logging
 import pickle
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from weakref import WeakSet
 
 import pytest
 
@@ -95,7 +100,7 @@ def test_p9_what_cannot_be_encoded_is_tried_and_logged_once(logged: Logged) -> N
 
     message = Message(1, "a-1")
     for _ in range(3):
-        with pytest.raises(PoisonedError, match="message 'a-1': no such thing"):
+        with pytest.raises(PoisonedError, match="message 'a-1': ValueError: no such thing"):
             message.render(fail)
         with pytest.raises(PoisonedError):
             Batch([Message(2), message]).render(lambda m: fail(m) if m.id else b"")
@@ -103,6 +108,45 @@ def test_p9_what_cannot_be_encoded_is_tried_and_logged_once(logged: Logged) -> N
     assert len([call for call in calls if call == 1]) == 4  # once for fail, thrice for lambdas
     records = logged.take("message 'a-1' (event None) cannot be encoded", times=4)
     assert all(record.exc_info for record in records)
+
+
+def test_p4_what_cannot_be_encoded_holds_nobody_who_has_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Handler:
+        def write(self, message: Message[int]) -> None:
+            with suppress(PoisonedError):
+                message.render(fail)
+
+    def fail(message: Message[object]) -> bytes:
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(logging.getLogger("tornadose"), "disabled", True)  # or pytest holds it
+    message, handlers = Message(1), WeakSet[Handler]()
+    for handler in [Handler(), Handler()]:
+        handlers.add(handler)
+        handler.write(message)
+    del handler
+    gc.collect()
+    assert len(handlers) == 0
+
+
+def test_p3_a_batch_is_joined_piece_by_piece_where_encoding_takes_long() -> None:
+    encoded: list[int] = []
+
+    def slow(message: Message[int]) -> bytes:
+        encoded.append(message.data)
+        time.sleep(0.003)
+        return b"%d" % message.data
+
+    batch = Batch([Message(number) for number in range(9)])
+    before, rendered = 0, None
+    while rendered is None:
+        rendered = batch.render(slow)
+        assert 0 < len(encoded) - before <= 3
+        before = len(encoded)
+    assert rendered == b"012345678"
+    assert encoded == [*range(9)]
 
 
 def test_a_batch_is_an_immutable_sequence() -> None:

@@ -115,7 +115,8 @@ class DataStore(BaseStore[T], Generic[T]):
         accepted, latest = self._fanout.accepted, self._latest
         fresh = latest is not None and position < accepted
         messages = [latest] if latest is not None and fresh else []
-        return Page(messages, None, accepted, met=not messages)
+        positions = (accepted,) if messages else ()
+        return Page(messages, positions, None, accepted, met=not messages)
 
     async def publish(self) -> None:
         """Hand on the current value, each time it has changed."""
@@ -136,7 +137,7 @@ class _Newest(Generic[T]):
 
     async def read(self) -> Page[T]:
         if self._hole is not None:
-            gap: Page[T] = Page([], self._hole, self._position, met=False)
+            gap: Page[T] = Page([], (), self._hole, self._position, met=False)
             self._hole = None
             return gap
         page = self._store._page(self._position)  # pyright: ignore[reportPrivateUsage]

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, Self, TypeAlias, cast
 from typing_extensions import TypeVar
 
 from ...checks import check_size
-from ...fanout import Positions
+from ...history import Positions
 from ...lanes import Policy
 from ...messages import BATCH, Batch, GapReason, Message
 from ...tasks import cancel

@@ -14,7 +14,7 @@ from typing import Generic
 from redis.exceptions import ResponseError
 from typing_extensions import TypeVar
 
-from ...fanout import Positions
+from ...history import Positions
 from ...messages import numbered
 from ...tasks import Work
 from .broker import Decoder, Incoming

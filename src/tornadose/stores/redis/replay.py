@@ -137,7 +137,7 @@ class StreamReplay(Generic[T]):
                 if self._position > self._fanout.accepted:
                     return self._live("restarted")
                 await back_off(0)  # until it is noticed there as well, or there were two gaps
-                return Page([], None, self._position, met=False)
+                return Page([], (), None, self._position, met=False)
             self._parts.extend(self._parts_of(page))
             self._position, self._full, self._begun = page.position, page.full, True
         part = self._parts.popleft()
@@ -171,16 +171,18 @@ class StreamReplay(Generic[T]):
         return "expired" if page.deleted > told else None
 
     def _live(self, hole: GapReason) -> Page[T]:
-        return Page([], hole, self._fanout.accepted, met=True)
+        return Page([], (), hole, self._fanout.accepted, met=True)
 
 
 def parts_of(page: StreamPage[T], hole: GapReason | None) -> Iterator[Page[T]]:
     """Cut a page at the holes in it, with this one in front."""
-    messages = list[Message[T]]()
-    for item, cursor in zip(page.incoming, page.cursors, strict=True):
+    messages, start = list[Message[T]](), 0
+    for index, item in enumerate(page.incoming):
         if isinstance(item, str):
-            yield Page(messages, hole, position_of(cursor), met=False)
-            hole, messages = item, []
+            positions, position = page.positions(start, index), position_of(page.cursors[index])
+            yield Page(messages, positions, hole, position, met=False)
+            hole, messages, start = item, [], index + 1
         else:
             messages.append(item)
-    yield Page(messages, hole, page.position, met=False)
+    positions = page.positions(start, len(page.cursors))
+    yield Page(messages, positions, hole, page.position, met=False)
