@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from inspect import isawaitable
-from math import isfinite
 
 __all__ = ("check_methods", "check_seconds", "check_size", "checked_awaitable")
+
+LONGEST = 1e9  # seconds, which is longer than anybody waits, and what the system can still count
 
 
 def check_size(name: str, value: object, at_least: int) -> None:
@@ -20,12 +21,12 @@ def check_size(name: str, value: object, at_least: int) -> None:
 def check_seconds(
     name: str, value: object, *, or_none: bool = False, or_zero: bool = False
 ) -> None:
-    """Refuse what is no positive, finite number of seconds, nor one of the exceptions."""
+    """Refuse what is no positive number of seconds, nor one of the exceptions."""
     if value is None and or_none:
         return
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name}: expected seconds, not {value!r}")
-    if not isfinite(value) or value < 0 or (value == 0 and not or_zero):
+    if not 0 <= value <= LONGEST or (value == 0 and not or_zero):
         raise ValueError(f"{name}: {value!r} is not a usable number of seconds")
 
 

@@ -18,7 +18,7 @@ from tornadose import QueueStore
 T = TypeVar("T")
 Frame: TypeAlias = dict[str, object]
 
-TEXT, CLOSE = 0x1, 0x8  # opcodes
+TEXT, CLOSE, PING = 0x1, 0x8, 0x9  # opcodes
 UPGRADE = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",

@@ -12,7 +12,7 @@ from tornado.web import stream_request_body
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from conftest import Logged
-from integration.raw import dialled, request
+from integration.raw import UPGRADE, dialled, request
 from support import DEADLINE, balanced, eventually, serving
 from tornadose import (
     BaseHandler,
@@ -101,6 +101,24 @@ async def test_a_poll_that_registers_in_initialize_is_answered_once_it_is_accept
             answer = await http.get(url)
             assert (answer.status_code, answer.json()["data"]) == (200, "value")
             assert store.subscribers == ()
+
+
+@pytest.mark.parametrize("kind", EARLY)
+async def test_who_is_still_checked_at_the_deadline_is_cut_off(
+    kind: type[Early], checked: asyncio.Event, logged: Logged
+) -> None:
+    store = QueueStore[object]()
+    async with serving(kind.route("/", store)) as url:
+        raw = await dialled(url)
+        await raw.send(request(url, UPGRADE if kind is EarlySocket else {}))
+        await eventually(lambda: store.subscribers)
+        await store.aclose(timeout=0.05)
+        await raw.to_the_end()
+        raw.leave()
+        checked.set()
+        await asyncio.sleep(0.01)
+    logged.unexpected = [r for r in logged.unexpected if r.name != "tornado.access"]  # its 503
+    logged.take("is closed before everybody had everything")
 
 
 class Subscribing(LongPolling):

@@ -17,7 +17,7 @@ from tornado.web import Application
 
 from integration.clients import Raw, event_stream, free_port, http_client, listening
 from support import DEADLINE, balanced, eventually, serving
-from tornadose import DataStore, EventSource, Message, QueueStore
+from tornadose import DataStore, EventSource, Message, QueueStore, Subscriber
 
 if TYPE_CHECKING:
     from conftest import Logged
@@ -308,3 +308,18 @@ async def test_p8_a_replay_longer_than_the_backlog_arrives_whole_at_a_slow_reade
             body = f"id: {message.id}\ndata: {message.data}".encode()
             assert await client.until(b"\n\n") == body
         assert store.statistics().gaps == 0
+
+
+async def test_an_id_is_utf_8_in_the_header_and_in_the_query() -> None:
+    class Asked(QueueStore[str]):
+        def resume(self, subscriber: Subscriber[str], after: str, /) -> None:
+            asked.append(after)
+            super().resume(subscriber, after)
+
+    asked: list[str] = []
+    async with Asked() as store, serving(EventSource.route("/", store)) as url, Raw.to(url) as raw:
+        await raw.get("/", "HTTP/1.1", "Last-Event-ID: é€".encode().decode("latin-1"))
+        await eventually(lambda: asked == ["é€"])
+        async with Raw.to(url) as other:
+            await other.get("/?last_event_id=%C3%A9%E2%82%AC")
+            await eventually(lambda: asked == ["é€", "é€"])

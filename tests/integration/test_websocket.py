@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from conftest import Logged
 from integration.raw import (
     CLOSE,
+    PING,
     TEXT,
     UPGRADE,
     Frame,
@@ -447,6 +449,26 @@ async def test_p3_a_client_that_has_read_what_tornado_wrote_is_not_let_go_later(
             await eventually(lambda: store.subscribers == (reading,))
             await store.submit("still here")
             await raw.until(b"still here")
+
+
+async def test_p3_one_that_sends_pings_and_never_reads_is_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")  # as where the kernel does not notice it
+    async with QueueStore[str]() as store:
+        rule = WebSocketSubscriber[str].route(
+            "/", store, heartbeat=0.05, write_timeout=0.4, send_buffer=8192
+        )
+        async with serving(rule) as url, opened(url, websocket=True, receive_buffer=8192) as raw:
+
+            async def flood() -> None:
+                with suppress(ConnectionError):
+                    while True:
+                        await raw.send(masked(PING, b"x" * 125) * 100)
+
+            flooding = asyncio.create_task(flood())
+            await eventually(lambda: store.subscribers == ())
+            await flooding
 
 
 # ---- Tornado's side of a WebSocket: open, close, ping, what the client sends
@@ -972,8 +994,10 @@ async def test_p3_one_that_reads_all_but_never_answers_the_close_frame_is_aborte
         opened(url, websocket=True) as raw,
     ):
         await store.submit("last")
+        started = time.monotonic()
         await store.aclose(timeout=0.3)
         await raw.to_the_end()
+        assert time.monotonic() - started < 3  # Tornado alone would give it five seconds
         assert raw.frames()[0][1].startswith(b'{"data":"last"')
         opcode, payload = raw.frames()[1]
         assert (opcode, int.from_bytes(payload[:2])) == (CLOSE, 1001)

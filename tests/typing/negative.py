@@ -42,7 +42,7 @@ class NoSubmit:
 class Numbers(EventSource[int]): ...
 
 
-# Store and encoder must agree on the payload, and the handler with both.
+# Store and encoder must agree on the payload; where there is no encoder, the handler with both.
 EventSource.route("/", numbers, encode=render)
 EventSource.route("/", words, encode=render)  # error
 WebSocketSubscriber.route("/", words, encode=render)  # error

@@ -19,7 +19,7 @@ def test_a_size_below_the_least_is_refused_by_name_and_value(value: int) -> None
         check_size("inbox", value, at_least=1)
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1e10, 10**400])
 def test_seconds_out_of_range_are_refused_by_name_and_value(value: float) -> None:
     with pytest.raises(ValueError, match=f"retry: {value!r} is"):
         check_seconds("retry", value)

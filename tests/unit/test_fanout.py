@@ -211,6 +211,27 @@ class Stubborn:
         return Page([], (), None, 0, met=True)
 
 
+class Fruitless:
+    """A replay that takes long to find nothing."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    async def read(self) -> Page[int]:
+        self.reads += 1
+        time.sleep(0.002)  # noqa: ASYNC251 (it computes, as it were)
+        return Page([], (), None, 0, met=self.reads == 50)
+
+
+async def test_p3_reading_history_leaves_the_loop_its_turns() -> None:
+    fanout, replay = fan_out(), Fruitless()
+    admit(fanout, Direct[int]()).replay(replay)
+    while replay.reads < 50:
+        before = replay.reads
+        await asyncio.sleep(0)
+        assert replay.reads - before <= 7  # in 10 ms, and the one begun then
+
+
 @pytest.mark.parametrize("reading", [False, True])
 async def test_p2_no_delivery_begins_after_deregistering_in_a_pause(reading: bool) -> None:
     fanout = fan_out()

@@ -218,7 +218,9 @@ class BaseStore(ABC, Generic[T]):
         Messages accepted before this call are delivered first. New messages and
         registrations are refused from the first line on. Cancelling it aborts the
         subscribers that are still there; the store is closed either way. Closing twice
-        is harmless: the second call waits for the first, whose timeout counts.
+        is harmless: the second call waits for the first, whose timeout counts. Who calls it
+        in the middle of a loop over `subscribe`, or in ``on_message``, makes it wait for
+        themselves: do so behind it, or in a task.
 
         Args:
             timeout: Seconds on the monotonic clock until those still there are
@@ -342,6 +344,7 @@ class BaseStore(ABC, Generic[T]):
 
     async def _supervise(self) -> None:
         """Run `publish`, which should never end, and leave nobody hanging when it does."""
+        loop = asyncio.get_running_loop()
         try:
             await self.publish()
         except asyncio.CancelledError:
@@ -350,6 +353,8 @@ class BaseStore(ABC, Generic[T]):
                 raise
             log.exception("publish() of %r was cancelled from within; the store is closed", self)
         except Exception:
+            if loop.is_closed():  # and its tasks are dropped
+                return
             log.exception("publish() of %r failed; the store is closed", self)
         else:
             if not self._is_closed:

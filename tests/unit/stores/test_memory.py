@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -76,6 +77,34 @@ async def test_p6_a_cancelled_submit_was_not_accepted() -> None:
         await asyncio.wait(waiting)
         await eventually(lambda: plain.got == [1, 2, 4])
         assert store.statistics().submitted == 3
+
+
+class Unpublished(QueueStore[int]):
+    """Whose loop is closed before anything is published."""
+
+    async def publish(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("kind", "lost"), [(QueueStore[int], 0), (Unpublished, 3)])
+def test_a_loop_that_is_closed_under_a_store_is_no_failure(
+    kind: type[QueueStore[int]], lost: int, logged: Logged
+) -> None:
+    """As some test runners do, which leave the tasks to the garbage collector."""
+
+    async def use() -> None:
+        await store.submit(1)
+        await asyncio.sleep(0.01)
+
+    store = kind()
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(use())
+        loop.close()
+    asyncio.run(store.aclose())
+    gc.collect()
+    logged.unexpected = [r for r in logged.unexpected if "Task was destroyed" not in r.msg]
+    logged.take("has lost 1 unpublished messages", times=lost)
 
 
 async def test_closing_tells_those_who_wait_for_the_inbox(logged: Logged) -> None:
