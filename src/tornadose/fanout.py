@@ -57,6 +57,7 @@ class FanOut(Generic[T]):
         self._leaving: dict[int, Lane[T]] = {}
         self._pumps: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
+        self._one_by_one = asyncio.Lock()  # of what is for one subscriber alone
         self._handed_on = asyncio.Event()
         self._left = asyncio.Event()
 
@@ -105,13 +106,14 @@ class FanOut(Generic[T]):
             rest = lane.keep(Batch([message]))
             lane.give_up(0 if rest is None else len(rest))
             return True
-        await self.handed_on()
-        if self.limits.policy != "block":
-            return self._offer_one(subscriber, message) is not None
-        async with self._turn:  # behind those who wait for room
-            full = self._offer_one(subscriber, message)
-            await self._wait_for_room(full or [])
-            return full is not None
+        async with self._one_by_one:
+            await self.handed_on()
+            if self.limits.policy != "block":
+                return self._offer_one(subscriber, message) is not None
+            async with self._turn:  # behind those who wait for room
+                full = self._offer_one(subscriber, message)
+                await self._wait_for_room(full or [])
+                return full is not None
 
     def _offer_one(self, subscriber: Subscriber[T], message: Message[T]) -> Full[T] | None:
         lane = self._lanes.get(id(subscriber))
