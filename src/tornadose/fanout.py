@@ -110,10 +110,10 @@ class FanOut(Generic[T]):
             await self.handed_on()
             if self.limits.policy != "block":
                 return self._offer_one(subscriber, message) is not None
-            async with self._turn:  # behind those who wait for room
-                full = self._offer_one(subscriber, message)
-                await self._wait_for_room(full or [])
-                return full is not None
+        async with self._turn:  # behind those who wait for room
+            full = self._offer_one(subscriber, message)
+            await self._wait_for_room(full or [])
+            return full is not None
 
     def _offer_one(self, subscriber: Subscriber[T], message: Message[T]) -> Full[T] | None:
         lane = self._lanes.get(id(subscriber))
