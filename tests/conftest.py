@@ -7,13 +7,14 @@ import gc
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from servers import BINARIES, KINDS, Server, running
-from support import eventually
+from support import DEADLINE, eventually, program
 
 
 def pytest_configure() -> None:
@@ -29,6 +30,25 @@ def collect() -> None:
 
 def pytest_collection_finish() -> None:
     collect()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Make a certificate for the loopback and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
+    subprocess.run(
+        [
+            *(program("openssl"), "req", "-x509", "-nodes", "-days", "2"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-keyout", key, "-out", cert, "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=DEADLINE,
+    )
+    return cert, key
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from ssl import SSLContext
 from typing import Self
 
 from redis.asyncio import Redis
@@ -175,10 +176,10 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(target: int) -> AsyncGenerator[Proxy]:
-    """Run a proxy to this port of the loopback."""
+async def proxied(target: int, tls: SSLContext | None = None) -> AsyncGenerator[Proxy]:
+    """Run a proxy to this port of the loopback, which speaks TLS with those who connect."""
     proxy = Proxy(target)
-    server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)  # pyright: ignore[reportPrivateUsage]
+    server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0, ssl=tls)  # pyright: ignore[reportPrivateUsage]
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

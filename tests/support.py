@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import ssl
 import sys
 import time
 from asyncio import AbstractEventLoop
@@ -10,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeVar
 
+import pytest
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.routing import URLSpec
@@ -20,6 +24,23 @@ from tornadose import Batch, Gap, Message, Released, Statistics
 T = TypeVar("T")
 
 DEADLINE = 10.0  # seconds; generous, as it is only waited for by a test that fails
+
+
+def program(name: str) -> str:
+    """Return the path of a program; without it the test is skipped, but fails in CI."""
+    path = shutil.which(name)
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not on the PATH")
+        pytest.skip(f"{name} is not on the PATH")
+    return path
+
+
+def server_side(certificate: tuple[str, str]) -> ssl.SSLContext:
+    """Return what a server needs for TLS with this certificate and its key."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
 
 
 async def eventually(condition: Callable[[], object], deadline: float = DEADLINE) -> None:

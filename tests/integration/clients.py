@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import socket
 import ssl
 from asyncio.subprocess import PIPE, Process
@@ -14,13 +12,12 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from support import DEADLINE
+from support import DEADLINE, program
 
 LONGEST_LINE = 1 << 24  # bytes that a program writes
 SMALL = 16384  # bytes; a socket buffer that is soon full
@@ -166,16 +163,6 @@ class Raw:
                 while await self.more():
                     pass
         return bytes(self.seen)
-
-
-def program(name: str) -> str:
-    """Return the path of a program; without it the test is skipped, but fails in CI."""
-    path = shutil.which(name)
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{name} is not on the PATH")
-        pytest.skip(f"{name} is not on the PATH")
-    return path
 
 
 @asynccontextmanager

@@ -20,9 +20,8 @@ import pytest
 from tornado.routing import URLSpec
 
 from conftest import Logged
-from integration.clients import program
 from integration.raw import UPGRADE, Raw, dialled, one_by_one, opened, request
-from support import DEADLINE, Plain, balanced, eventually, serving
+from support import DEADLINE, Plain, balanced, eventually, program, serving
 from tornadose import (
     BaseHandler,
     DataStore,

@@ -16,8 +16,8 @@ import pytest
 from tornado.http1connection import HTTP1Connection
 from tornado.web import Application, HTTPError
 
-from integration.clients import free_port, line_of, listening, program, running
-from support import eventually, serving
+from integration.clients import free_port, line_of, listening, running
+from support import eventually, program, serving
 from tornadose import EventSource, QueueStore
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import math
 import re
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -36,10 +35,9 @@ from integration.clients import (
     line_of,
     listening,
     output_of,
-    program,
     running,
 )
-from support import DEADLINE, balanced, eventually, serving
+from support import DEADLINE, balanced, eventually, server_side, serving
 from tornadose import (
     BaseHandler,
     DataStore,
@@ -1174,31 +1172,6 @@ async def test_a_data_store_gives_each_client_the_current_value_once_and_then_ev
 
 
 # ---- TLS
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Make a certificate for the loopback and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    subprocess.run(
-        [
-            *(program("openssl"), "req", "-x509", "-nodes", "-days", "2"),
-            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-keyout", key, "-out", cert, "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=DEADLINE,
-    )
-    return cert, key
-
-
-def server_side(certificate: tuple[str, str]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
 
 
 async def test_tls_carries_large_messages_to_several_clients(certificate: tuple[str, str]) -> None:

@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as Unreachable
 
 from conftest import Logged
 from servers import BINARIES, KINDS, Server, proxied, running
-from support import DEADLINE, Told, eventually
+from support import DEADLINE, Told, eventually, server_side
 from tornadose import Gap, RedisStore, RedisStreamStore, StoreClosedError
 
 Kind: TypeAlias = type[RedisStore] | type[RedisStreamStore]
@@ -59,6 +59,30 @@ async def test_a_unix_socket_does_as_well(kind: Kind, server_kind: str, tmp_path
         store.register(told := Told[str]())
         await store.submit("a")
         await eventually(lambda: told.got == ["a"])
+
+
+@both
+async def test_tls_does_as_well(
+    server: Server, kind: Kind, certificate: tuple[str, str], logged: Logged
+) -> None:
+    async with proxied(server.port, server_side(certificate)) as proxy:
+        url = f"rediss://127.0.0.1:{proxy.port}"
+        with pytest.raises(Unreachable):  # as nothing says that this certificate is good
+            await enter(kind(url=url))
+        logged.take("cannot read from Redis")
+        async with kind(url=url, ssl_ca_certs=certificate[0]) as store:
+            store.register(told := Told[str]())
+            for text in "a", "b" * 3_000_000:
+                await store.submit(text)
+                await eventually(lambda: told.got[-1:] == [text])  # noqa: B023 (at once)
+            proxy.cut()
+            await eventually(lambda: "reads from Redis again" in "".join(logged.lines()))
+            await store.submit("c")
+            await eventually(lambda: told.got[-1] == "c")
+            gaps = [event for event in told.events if isinstance(event, Gap)]
+            assert gaps == ([Gap("outage")] if kind is RedisStore else [])
+    logged.take("cannot read from Redis")
+    logged.take("reads from Redis again")
 
 
 @both
