@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from functools import cached_property
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .messages import BATCH, GapReason, Message, numbered
 
@@ -21,7 +21,7 @@ class Positions(Protocol):
     def __getitem__(self, index: int, /) -> int: ...
 
 
-class Page(NamedTuple, Generic[T]):
+class Page(Generic[T]):
     """A piece of history.
 
     Args:
@@ -32,11 +32,22 @@ class Page(NamedTuple, Generic[T]):
         met: Whether the live messages behind this position come next.
     """
 
-    messages: list[Message[T]]
-    positions: Positions
-    hole: GapReason | None
-    position: int
-    met: bool
+    __slots__ = ("hole", "messages", "met", "position", "positions")
+
+    def __init__(
+        self,
+        messages: list[Message[T]],
+        positions: Positions,
+        hole: GapReason | None,
+        position: int,
+        *,
+        met: bool,
+    ) -> None:
+        self.messages = messages
+        self.positions = positions
+        self.hole: GapReason | None = hole
+        self.position = position
+        self.met = met
 
 
 class Replay(Protocol[T]):
@@ -118,4 +129,4 @@ class HistoryReplay(Generic[T]):
         self._position += len(messages)
         self._hole = None
         met = not messages and hole is None
-        return Page(messages, positions, hole, self._position, met)
+        return Page(messages, positions, hole, self._position, met=met)

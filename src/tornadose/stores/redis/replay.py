@@ -142,10 +142,10 @@ class StreamReplay(Generic[T]):
             self._position, self._full, self._begun = page.position, page.full, True
         part = self._parts.popleft()
         ends = not self._parts and not self._full and self._history.lost <= self._spoken
-        met = ends and part.position >= self._fanout.accepted
-        if ends and not (met or part.messages or part.hole):
+        part.met = ends and part.position >= self._fanout.accepted
+        if ends and not (part.met or part.messages or part.hole):
             await back_off(0)  # the stream was reset, which is about to be noticed
-        return part._replace(met=met)
+        return part
 
     def _parts_of(self, page: StreamPage[T]) -> Iterator[Page[T]]:
         """Cut a page at the holes in it, and where Redis has lost what it had."""
