@@ -332,7 +332,10 @@ class Lane(Generic[T]):
                 if page.hole == "unknown":
                     self._last_id = None
                 await self._tell(page.hole)
-            await self._deliver_page(page)
+            if self._marks:
+                await self._deliver_page(page)
+            else:
+                await self._deliver(deque(page.messages))
             if self._fanout.conflates:
                 return  # or the backlog would wait for as long as values change
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -118,7 +118,8 @@ class StreamReplay(Generic[T]):
         self._position: int | None = None
         self._spoken = 0  # position up to which it need not be told of losses
         self._deleted = 0  # position of the last deleted entry that was spoken of
-        self._parts: deque[Page[T]] = deque()  # of the page that was read last
+        self._parts: Iterator[Page[T]] = iter(())  # of the page that was read last
+        self._part: Page[T] | None = None  # the next of them
         self._full = False
         self._begun = False
 
@@ -131,17 +132,18 @@ class StreamReplay(Generic[T]):
                 return self._live("unknown")
             before = self._position <= self._history.kept
             self._spoken = self._position if before else max(self._position, self._history.lost)
-        if not self._parts:
+        if self._part is None:
             page = await self._history.behind(self._position)
             if page.hole is not None and page.hole.reason == "restarted":
                 if self._position > self._fanout.accepted:
                     return self._live("restarted")
                 await back_off(0)  # until it is noticed there as well, or there were two gaps
                 return Page([], (), None, self._position, met=False)
-            self._parts.extend(self._parts_of(page))
+            self._parts = self._parts_of(page)
+            self._part = next(self._parts)
             self._position, self._full, self._begun = page.position, page.full, True
-        part = self._parts.popleft()
-        ends = not self._parts and not self._full and self._history.lost <= self._spoken
+        part, self._part = self._part, next(self._parts, None)
+        ends = self._part is None and not self._full and self._history.lost <= self._spoken
         part.met = ends and part.position >= self._fanout.accepted
         if ends and not (part.met or part.messages or part.hole):
             await back_off(0)  # the stream was reset, which is about to be noticed
