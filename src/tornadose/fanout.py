@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from time import monotonic
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from .history import Positions, Replay
 from .lanes import BEYOND, Lane, Limits, tell_release
@@ -41,6 +41,7 @@ class FanOut(Generic[T]):
         work: What the lanes do between two turns of the event loop.
         accepted: Position of the last message that the store has accepted.
         position: Of the last message that was handed to the lanes.
+        closers: Tasks that wait for the store to be closed; nobody waits for these.
 
     Args:
         newest: Gives the value that who is behind skips to, in a store that keeps one.
@@ -51,15 +52,16 @@ class FanOut(Generic[T]):
         self.work = Work()
         self._newest = newest
         self.books = Books()
+        self.closers: set[asyncio.Task[Any] | None] = set()
         self.accepted: int = 0
         self.position: int = 0
         self._lanes: dict[int, Lane[T]] = {}
         self._leaving: dict[int, Lane[T]] = {}
         self._pumps: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self._one_by_one = asyncio.Lock()  # of what is for one subscriber alone
         self._handed_on = asyncio.Event()
         self._left = asyncio.Event()
+        self._finishing = False
 
     @property
     def conflates(self) -> bool:
@@ -102,13 +104,16 @@ class FanOut(Generic[T]):
     async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
         """Offer a message to one lane, behind what is accepted; false if there is none."""
         lane = self._lanes.get(id(subscriber))
-        if lane is not None and lane.is_delivering():  # it would wait for itself
+        if lane is None:
+            return False
+        blocks = self.limits.policy == "block"
+        if blocks and lane.is_delivering():  # it would wait for itself
             rest = lane.keep(Batch([message]))
             lane.give_up(0 if rest is None else len(rest))
             return True
-        async with self._one_by_one:
+        async with lane.one_by_one():
             await self.handed_on()
-            if self.limits.policy != "block":
+            if not blocks:
                 return self._offer_one(subscriber, message) is not None
         async with self._turn:  # behind those who wait for room
             full = self._offer_one(subscriber, message)
@@ -256,10 +261,25 @@ class FanOut(Generic[T]):
 
     async def finish(self) -> None:
         """Deliver what is pending, release everybody, and wait until they have left."""
+        self._finishing = True
         await self._each(self._lanes.values(), lambda lane: lane.finish())
         while self._lanes or self._leaving:
             self._left.clear()
             await self._left.wait()
+
+    @contextmanager
+    def closing(self) -> Generator[None]:
+        """Wait for nobody who is in this block, be it within its own `publish`."""
+        task = asyncio.current_task()
+        self.closers.add(task)
+        if self._finishing:
+            for lane in tuple(self._lanes.values()):
+                if lane.is_delivering():
+                    lane.finish()
+        try:
+            yield
+        finally:
+            self.closers.discard(task)
 
     async def abort(self) -> None:
         """Release those who are still there, and wait until no pump is left."""
@@ -269,7 +289,7 @@ class FanOut(Generic[T]):
             try:
                 await self.release_all("timeout")
             finally:
-                await cancel(*self._pumps)
+                await cancel(*self._pumps - self.closers)
 
     def _stop_waiting(self, lane: Lane[T]) -> None:
         """Tell a subscriber whose goodbye takes too long, unless it has left by now."""

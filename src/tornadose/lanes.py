@@ -92,6 +92,7 @@ class Lane(Generic[T]):
         "_logged",
         "_marks",
         "_nowait",
+        "_one_by_one",
         "_pump",
         "_read_to",
         "_replay",
@@ -112,6 +113,7 @@ class Lane(Generic[T]):
             subscriber.publish_nowait if takes_batches(subscriber) else None
         )
         self._pump: asyncio.Task[None] | None = None
+        self._one_by_one: asyncio.Lock | None = None
         self._backlog: asyncio.Queue[tuple[GapReason | None, Message[T]]] | None = None
         self._marks: deque[int] | None = None  # where in history the first of them stand
         self._waiting = 0  # messages in the backlog, or about to enter or leave it
@@ -206,6 +208,11 @@ class Lane(Generic[T]):
         self._last_id = after or self._last_id
         self._ensure_pump()
 
+    def one_by_one(self) -> asyncio.Lock:
+        """Return what those who deliver to this one alone take turns with."""
+        self._one_by_one = self._one_by_one or asyncio.Lock()
+        return self._one_by_one
+
     def is_delivering(self) -> bool:
         """Tell whether it is this lane that has called whoever asks."""
         return self._pump is not None and self._pump is asyncio.current_task()
@@ -215,9 +222,10 @@ class Lane(Generic[T]):
         self._ending = True
         if self._pump is None:
             self.release("closed")
-        elif self.is_delivering():  # it is the subscriber that closes the store
+        elif self._pump in self._fanout.closers:  # it is the subscriber that closes the store
             unread = self._replay is not None and self._read_to < self._fanout.accepted
-            self.release("failed" if self._waiting or unread else "closed")
+            untold = self._hole_ahead or self._hole_behind
+            self.release("failed" if self._waiting or unread or untold else "closed")
 
     def release(self, reason: Released) -> None:
         """Let go of the subscriber, and tell it why."""
@@ -241,12 +249,13 @@ class Lane(Generic[T]):
         self._replay = None
         while self._backlog and not self._backlog.empty():
             self._backlog.get_nowait()  # also lets go of a publisher that waits for room
-        if self._pump is not None and self._pump is not asyncio.current_task():
+        ours = self.is_delivering() or self._pump in self._fanout.closers
+        if self._pump is not None and not ours:
             self._pump.cancel()
 
     def _mark(self) -> None:
         """Note where in history it stands what the backlog has just got."""
-        if self._replay is not None and not self._fanout.conflates:
+        if self._replay is not None:
             self._marks = self._marks or deque()
             self._marks.append(self._fanout.accepted)
 
@@ -349,11 +358,12 @@ class Lane(Generic[T]):
             await self._empty_backlog(mark)
         await self._deliver(messages)
 
-    async def _empty_backlog(self, until: int = BEYOND) -> None:
-        """Deliver the backlog; while history is read, what stands in it up to a position."""
+    async def _empty_backlog(self, until: int | None = None) -> None:
+        """Deliver the backlog; of what stands in history, up to here, or to where it is read."""
         queue = self._queue()
         while not self.closed:
-            if self._marks and self._marks[0] > until:
+            reached = BEYOND if self._replay is None else self._read_to
+            if self._marks and self._marks[0] > (reached if until is None else until):
                 return
             if self._hole_ahead is None and queue.empty():
                 self._hole_ahead, self._hole_behind = self._hole_behind, None

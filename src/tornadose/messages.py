@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from time import monotonic
+from traceback import format_exception_only
 from types import MethodType
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 from weakref import WeakMethod, ref
@@ -23,10 +24,16 @@ T_co = TypeVar("T_co", covariant=True)
 GapReason: TypeAlias = Literal["overflow", "expired", "unknown", "restarted", "outage", "poisoned"]
 BATCH = 32  # messages that are encoded and written together, at most
 BATCH_BYTES = 1 << 18
-SLOW = 0.005  # seconds of encoding, after which the rest of a batch is left for later
+SLOW = 0.002  # seconds of encoding, after which the rest of a batch is left for later
 MANY_FORMATS = 8  # renderings, from which on it is worth looking for old ones
 _MISSING = b"not rendered yet"  # known by its identity
 _FORBIDDEN = "[\r\n\0\ud800-\udfff]"
+
+
+class _Flaw(str):
+    """Why a message cannot be encoded; the error itself would hold the frames it came from."""
+
+    __slots__ = ()
 
 
 class _Shared:
@@ -36,16 +43,16 @@ class _Shared:
     """
 
     __slots__ = ("_renderings",)
-    _renderings: dict[object, bytes | str]
+    _renderings: dict[object, bytes | _Flaw]
 
-    def _recall(self, key: object) -> bytes | str | None:
+    def _recall(self, key: object) -> bytes | _Flaw | None:
         try:
             return self._renderings.get(key)
         except AttributeError:  # the first time
             object.__setattr__(self, "_renderings", {})
             return None
 
-    def _remember(self, key: object, rendering: bytes | str) -> None:
+    def _remember(self, key: object, rendering: bytes | _Flaw) -> None:
         """Keep it, and let go of those whose format nobody uses any more."""
         if len(self._renderings) >= MANY_FORMATS:
             for old in [key for key in self._renderings if _is_gone(key)]:
@@ -124,9 +131,9 @@ class Message(_Shared, Generic[T_co]):
                     self.event,
                     type(self.data).__name__,
                 )
-                rendering = f"{type(error).__name__}: {error}"  # without its frames
+                rendering = _Flaw("".join(format_exception_only(error)).strip())
             self._remember(key, rendering)
-        if isinstance(rendering, str):
+        if isinstance(rendering, _Flaw):
             raise PoisonedError(f"message {self.id!r}: {rendering}")
         return rendering
 

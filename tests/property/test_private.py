@@ -15,7 +15,10 @@ from tornadose import Batch, Gap, Message, QueueStore, Released
 from tornadose.lanes import Policy
 
 Step: TypeAlias = Literal["submit", "deliver", "stall", "go on", "turn"]
-steps = st.lists(st.sampled_from(["submit", "submit", "deliver", "stall", "go on", "turn"]))
+steps = st.lists(
+    st.sampled_from(["submit", "submit", "deliver", "deliver", "stall", "go on", "turn"]),
+    max_size=20,
+)
 
 
 @dataclass(eq=False)
@@ -36,6 +39,7 @@ class Reader:
         self.story: list[int | Private | Gap | Released] = []
 
     async def publish(self, message: Message[int | Private], /) -> None:
+        await asyncio.sleep(0)
         await self.running.wait()
         self.story.append(message.data)
 
@@ -55,12 +59,23 @@ class BatchReader(Reader):
 
 @pytest.mark.parametrize("kind", [Reader, BatchReader])
 @pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest", "disconnect"])
-@given(before=st.integers(1, 80), backlog=st.sampled_from([1, 3, 100]), todo=steps)
+@given(
+    before=st.integers(1, 80),
+    backlog=st.sampled_from([1, 1, 3, 100]),
+    stalled=st.booleans(),
+    todo=steps,
+)
 def test_p1_p2_what_is_for_one_alone_keeps_its_place_in_history_and_behind_it(
-    policy: Policy, kind: type[Reader], before: int, backlog: int, todo: list[Step]
+    policy: Policy,
+    kind: type[Reader],
+    before: int,
+    backlog: int,
+    stalled: bool,
+    todo: list[Step],
 ) -> None:
     store = QueueStore[int | Private](backlog=backlog, policy=policy, block_timeout=60)
-    asyncio.run(check(store, kind(), before, todo))
+    first: list[Step] = ["stall"] if stalled else []
+    asyncio.run(check(store, kind(), before, first + todo))
 
 
 async def check(

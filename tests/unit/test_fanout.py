@@ -211,6 +211,35 @@ class Stubborn:
         return Page([], (), None, 0, met=True)
 
 
+async def test_p3_what_is_for_one_alone_does_not_wait_for_what_is_for_another() -> None:
+    fanout, told = fan_out(), [Told[int]() for _ in range(20)]
+    for subscriber in told:
+        admit(fanout, subscriber)
+    fanout.accepted = 1
+    delivering = [asyncio.create_task(fanout.deliver(one, Message(7))) for one in told]
+    await asyncio.sleep(0)
+    await fanout.broadcast(batch(1))
+    fanout.accepted = 2  # which they are in front of
+    await asyncio.wait_for(asyncio.gather(*delivering), 1)
+    await eventually(lambda: all(one.got == [1, 7] for one in told))
+
+
+async def test_p1_who_delivers_to_itself_does_so_behind_what_it_has_submitted() -> None:
+    class Echoing(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            if message.data == 1:
+                fanout.accepted = 2
+                handing_on.append(asyncio.create_task(fanout.broadcast(batch(2))))
+                await fanout.deliver(self, Message(7))
+
+    handing_on: list[asyncio.Task[None]] = []
+    fanout, echoing = fan_out(), Echoing()
+    admit(fanout, echoing)
+    await fanout.broadcast(batch(1))
+    await eventually(lambda: echoing.got == [1, 2, 7])
+
+
 class Fruitless:
     """A replay that takes long to find nothing."""
 

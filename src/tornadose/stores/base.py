@@ -173,10 +173,11 @@ class BaseStore(ABC, Generic[T]):
             await self._fanout.broadcast(Batch(messages[start : start + size]))
 
     async def deliver(self, subscriber: Subscriber[T], message: Message[T], /) -> bool:
-        """Queue a message for one subscriber alone, behind what it has not taken yet.
+        """Queue a message for one subscriber alone, behind what is accepted by now.
 
-        Under ``"block"`` it waits for room. Cancelled then, the subscriber is told of a
-        gap. Returns false if the subscriber is not registered.
+        Under ``"block"`` it waits for room, but not within the ``publish`` of the
+        subscriber itself, where it goes ahead of what has no room yet. Cancelled then, the
+        subscriber is told of a gap. Returns false if the subscriber is not registered.
 
         Raises:
             TypeError: If it is no message.
@@ -220,7 +221,7 @@ class BaseStore(ABC, Generic[T]):
         subscribers that are still there; the store is closed either way. Closing twice
         is harmless: the second call waits for the first, whose timeout counts. Who calls it
         in the middle of a loop over `subscribe`, or in ``on_message``, makes it wait for
-        themselves: do so behind it, or in a task.
+        themselves, until it times out: do so behind it, or in a task. In a ``publish`` it is fine.
 
         Args:
             timeout: Seconds on the monotonic clock until those still there are
@@ -233,25 +234,25 @@ class BaseStore(ABC, Generic[T]):
         self._bind()
         self._is_closed = True
         self._refuse_waiting()
-        if self._close_once.locked():
+        closed_before = self._close_once.locked()
+        with self._fanout.closing():
             async with self._close_once:
-                return
-        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        limit = asyncio.timeout_at(deadline)
-        async with self._close_once:
-            try:
-                async with limit:
-                    await self._drain_or_fail()
-                    await self._stop_publishing()
-                    await self._fanout.finish()
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                log.warning(
-                    "%r is closed before everybody had everything, after %s s", self, timeout
-                )
-            finally:
-                await self._clean_up()
+                if not closed_before:
+                    await self._close(timeout)
+
+    async def _close(self, timeout: float | None) -> None:
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                await self._drain_or_fail()
+                await self._stop_publishing()
+                await self._fanout.finish()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("%r is closed before everybody had everything, after %s s", self, timeout)
+        finally:
+            await self._clean_up()
 
     async def _clean_up(self) -> None:
         """Leave nothing behind, also when cancelled meanwhile."""

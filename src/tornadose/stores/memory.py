@@ -136,11 +136,9 @@ class _Newest(Generic[T]):
         self._position = -1
 
     async def read(self) -> Page[T]:
-        if self._hole is not None:
-            gap: Page[T] = Page([], (), self._hole, self._position, met=False)
-            self._hole = None
-            return gap
         page = self._store._page(self._position)  # pyright: ignore[reportPrivateUsage]
+        page.hole, self._hole = self._hole, None
+        page.met = page.met and page.hole is None
         self._position = page.position
         return page
 

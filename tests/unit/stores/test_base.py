@@ -225,6 +225,62 @@ async def test_who_closes_the_store_is_told_whether_it_has_everything(
     assert balanced(store.statistics())
 
 
+async def test_who_closes_the_store_in_front_of_a_gap_is_told_that_it_has_not_everything() -> None:
+    store = QueueStore[int](policy="drop_newest", backlog=1)
+    store.register(told := Closing(store, 2))
+    told.running.clear()
+    for number in (1, 2, 3):
+        store.submit_nowait(number)
+    await eventually(lambda: store.statistics().dropped == 1)
+    told.running.set()
+    await eventually(lambda: told.events == [1, 2, "failed"])
+
+
+@pytest.mark.parametrize("outside", ["nobody", "later", "before"])
+async def test_those_who_close_the_store_from_within_do_not_wait_for_each_other(
+    outside: str,
+) -> None:
+    class Patient(Closing):
+        async def publish(self, message: Message[int], /) -> None:
+            self.events.append(message.data)
+            await self.running.wait()
+            await store.aclose(timeout=None)
+            self.events.append("closed before")  # type: ignore[arg-type]
+
+    store = QueueStore[int]()
+    closing = [Patient(store, 1) for _ in range(3)]
+    for told in closing:
+        told.running.clear()
+        store.register(told)
+    store.submit_nowait(1)
+    await eventually(lambda: all(told.events for told in closing))
+    outsiders: list[asyncio.Task[None]] = []
+    if outside == "before":
+        outsiders.append(asyncio.create_task(store.aclose(timeout=None)))
+        await asyncio.sleep(0.01)
+    for told in closing:
+        told.running.set()
+    if outside == "later":
+        outsiders.append(asyncio.create_task(store.aclose(timeout=None)))
+    await asyncio.wait_for(asyncio.gather(*outsiders), 1)
+    await eventually(lambda: all(len(told.events) == 3 for told in closing), deadline=1)
+    assert [told.events for told in closing] == 3 * [[1, "closed", "closed before"]]
+
+
+@pytest.mark.parametrize("kept", [[], [7]])
+async def test_who_closes_a_data_store_at_a_gap_is_told_whether_there_is_a_value(
+    kept: list[int],
+) -> None:
+    class AtGap(Told[int]):
+        async def publish_gap(self, gap: Gap, /) -> None:
+            await super().publish_gap(gap)
+            await store.aclose()
+
+    store, told = DataStore[int](*kept), AtGap()
+    store.resume(told, "?")
+    await eventually(lambda: told.events == [Gap("unknown"), "failed" if kept else "closed"])
+
+
 @pytest.mark.parametrize(
     ("lost", "reason"), [("expired", "failed"), ("unknown", "closed"), ("restarted", "closed")]
 )

@@ -366,6 +366,68 @@ async def test_data_store_what_is_for_one_alone_and_the_newest_value_both_arrive
         assert balanced(store.statistics())
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+async def test_data_store_what_is_for_one_alone_comes_behind_the_value_before_it(
+    resumes: bool,
+) -> None:
+    async with DataStore[str]("v1") as store:
+        slow = Told[str]()
+        slow.running.clear()
+        if resumes:
+            store.resume(slow, "?")
+        else:
+            store.register(slow)
+        await eventually(lambda: store.statistics().pending == 1)
+        for value in ("v2", "v3"):
+            await store.submit(value)
+            await store.deliver(slow, Message(f"alone behind {value}"))
+        slow.running.set()
+        expected = ["v1", "v3", "alone behind v2", "alone behind v3"]
+        begin = [Gap("unknown")] if resumes else []
+        await eventually(lambda: len(slow.got) == 4)
+        assert [event for event in slow.events if isinstance(event, Gap)] == begin
+        assert slow.got.index("alone behind v2") < slow.got.index("alone behind v3")
+        assert slow.got.index("v3") < slow.got.index("alone behind v3")
+        assert sorted(slow.got) == sorted(expected)
+
+
+async def test_p1_under_block_what_waits_for_room_keeps_its_place_in_history() -> None:
+    class Slow(Told[str]):
+        async def publish(self, message: Message[str], /) -> None:
+            await super().publish(message)
+            await asyncio.sleep(0)
+
+    async with QueueStore[str](policy="block", backlog=1, block_timeout=60) as store:
+        first, *_ = [await store.submit(str(number)) for number in range(10)]
+        slow, delivering = Slow(), list[asyncio.Task[bool]]()
+        slow.running.clear()
+        store.resume(slow, str(first.id))
+        for text in ("10", "11"):
+            delivering.append(
+                asyncio.create_task(store.deliver(slow, Message(f"alone before {text}")))
+            )
+            await asyncio.sleep(0.01)
+            await store.submit(text)
+        slow.running.set()
+        await asyncio.gather(*delivering)
+        await eventually(lambda: len(slow.got) == 13)
+        assert slow.got[9] == "alone before 10"
+        assert slow.got.index("alone before 11") > slow.got.index("10")
+
+
+async def test_data_store_a_value_does_not_overtake_what_is_for_one_alone() -> None:
+    async with DataStore[str]() as store:
+        slow = Told[str]()
+        slow.running.clear()
+        store.register(slow)
+        for text in ("alone 1", "alone 2"):
+            await store.deliver(slow, Message(text))
+        await store.submit("value")
+        await store.deliver(slow, Message("alone 3"))
+        slow.running.set()
+        await eventually(lambda: slow.got == ["alone 1", "alone 2", "value", "alone 3"])
+
+
 async def test_data_store_what_is_for_one_alone_arrives_while_values_keep_changing() -> None:
     class Slow(Plain[str]):
         async def publish(self, message: Message[str], /) -> None:
