@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from time import monotonic
@@ -30,6 +30,7 @@ from .entries import (
     position_of,
     together,
 )
+from .losses import Loss
 
 __all__ = ("PageReader", "StreamPage")
 
@@ -72,19 +73,16 @@ class StreamPage(Generic[T]):
     def positions(self, start: int, end: int) -> Positions:
         return _Positions(self.cursors[start:end])
 
-    def torn(self, after: int) -> tuple[StreamPage[T], StreamPage[T]]:
-        """Cut it behind this position, as Redis has lost what stood there."""
-        at = bisect_right(self.positions(0, len(self.cursors)), after)
-        before = replace(
-            self, incoming=self.incoming[:at], cursors=self.cursors[:at], position=after
-        )
-        behind = replace(
-            self,
-            incoming=self.incoming[at:],
-            cursors=self.cursors[at:],
-            hole=Hole("restarted", None),
-        )
-        return before, behind
+    def cut(self, losses: Iterable[Loss]) -> Iterator[StreamPage[T]]:
+        """Cut it where Redis has lost something, with that hole in front of the next part."""
+        rest = self
+        for after, until, reason in losses:
+            at = bisect_right(rest.positions(0, len(rest.cursors)), after)
+            incoming, cursors = rest.incoming, rest.cursors
+            yield replace(rest, incoming=incoming[:at], cursors=cursors[:at], position=after)
+            hole = Hole(reason, until)
+            rest = replace(rest, incoming=incoming[at:], cursors=cursors[at:], hole=hole)
+        yield rest
 
 
 class PageReader(Generic[T]):

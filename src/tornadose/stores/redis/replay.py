@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 from ...exceptions import OutcomeUnknownError
 from ...fanout import FanOut
 from ...history import Page
+from ...lanes import BEYOND
 from ...messages import GapReason, Message
 from ...tasks import cancel
 from .broker import back_off
 from .connection import UNREACHABLE
 from .entries import checked_position_of, cursor_of, position_of
+from .losses import Loss, Losses
 from .pages import PageReader, StreamPage
 from .pipeline import Pipeline
 
@@ -32,20 +34,19 @@ CACHE_BYTES = 4 << 20  # of pages that others may ask for as well
 class StreamHistory(Generic[T]):
     """Pages of history; those who ask for the same one share it.
 
-    Attributes:
-        kept, lost: Positions between which Redis has lost what it had, as after a crash.
-
     Args:
         pages: Makes them.
         pipeline: To Redis, for history alone.
+        losses: Of the stream.
     """
 
-    def __init__(self, pages: PageReader[T], pipeline: Pipeline) -> None:
+    def __init__(self, pages: PageReader[T], pipeline: Pipeline, losses: Losses) -> None:
+        self.losses = losses
         self._pages = pages
         self._pipeline = pipeline
+        self._tasks: set[asyncio.Task[StreamPage[T]]] = set()
         self._reads: dict[int, asyncio.Task[StreamPage[T]]] = {}
         self._cache: OrderedDict[int, StreamPage[T]] = OrderedDict()
-        self.kept = self.lost = 0
 
     async def behind(self, position: int) -> StreamPage[T]:
         """Return what stands behind a position, waiting for Redis as long as it takes."""
@@ -61,16 +62,12 @@ class StreamHistory(Generic[T]):
             await back_off(failures)
 
     def forget(self) -> None:
-        """Keep no page of a stream that is not what it was."""
+        """Keep no page of a stream that is not what it was, also none that is being read."""
         self._cache.clear()
-
-    def lose(self, kept: int, lost: int) -> None:
-        """Let those who resume before this hole, or read now, hear of it."""
-        self.forget()
-        self.kept, self.lost = kept, lost
+        self._reads.clear()
 
     async def close(self) -> None:
-        await cancel(*self._reads.values())
+        await cancel(*self._tasks)
         await self._pipeline.close()
 
     async def _shared(self, position: int) -> StreamPage[T]:
@@ -80,18 +77,22 @@ class StreamHistory(Generic[T]):
             return page
         if position not in self._reads:
             read = asyncio.create_task(self._pages.whole(self._pipeline.call, position))
+            self._tasks.add(read)
             read.add_done_callback(lambda read: self._keep(position, read))
             self._reads[position] = read
         return await asyncio.shield(self._reads[position])
 
     def _keep(self, position: int, read: asyncio.Task[StreamPage[T]]) -> None:
         """Keep a full page for a while: nothing can be added to it."""
-        del self._reads[position]
+        self._tasks.discard(read)
         if read.cancelled():
             return
         if read.exception() is not None:
-            return self._pages.read_less()
-        if not read.result().full:
+            self._pages.read_less()
+        if self._reads.get(position) is not read:
+            return  # the stream is not what it was
+        del self._reads[position]
+        if read.exception() is not None or not read.result().full:
             return  # there will be more behind it
         self._cache[position] = read.result()
         while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
@@ -103,16 +104,16 @@ class StreamReplay(Generic[T]):
 
     Args:
         fanout: Of the live messages.
-        placed: Set once it is known where they begin.
+        stands: Set while these are read, so that losses are known.
         history: From which it reads.
         cursor: Where to begin; it may be anything.
     """
 
     def __init__(
-        self, fanout: FanOut[T], placed: asyncio.Event, history: StreamHistory[T], cursor: str
+        self, fanout: FanOut[T], stands: asyncio.Event, history: StreamHistory[T], cursor: str
     ) -> None:
         self._fanout = fanout
-        self._placed = placed
+        self._stands = stands
         self._history = history
         self._cursor = cursor
         self._position: int | None = None
@@ -122,46 +123,58 @@ class StreamReplay(Generic[T]):
         self._part: Page[T] | None = None  # the next of them
         self._full = False
         self._begun = False
+        self._waits = 0  # how often it had to wait for the live messages
 
     async def read(self) -> Page[T]:
         """Return the next page, waiting for Redis as long as it takes."""
-        await self._placed.wait()
+        await self._stands.wait()
         if self._position is None:
             self._position = checked_position_of(self._cursor)
             if self._position is None:
                 return self._live("unknown")
-            before = self._position <= self._history.kept
-            self._spoken = self._position if before else max(self._position, self._history.lost)
+            self._spoken = self._history.losses.spoken(self._position)
         if self._part is None:
             page = await self._history.behind(self._position)
+            self._history.losses.find(page, self._position)
             if page.hole is not None and page.hole.reason == "restarted":
                 if self._position > self._fanout.accepted:
                     return self._live("restarted")
-                await back_off(0)  # until it is noticed there as well, or there were two gaps
+                await self._wait()  # until it is noticed there as well, or there were two gaps
                 return Page([], (), None, self._position, met=False)
             self._parts = self._parts_of(page)
             self._part = next(self._parts)
             self._position, self._full, self._begun = page.position, page.full, True
+            if page.incoming:
+                self._waits = 0
         part, self._part = self._part, next(self._parts, None)
-        ends = self._part is None and not self._full and self._history.lost <= self._spoken
+        ends = self._part is None and not self._full and not self._unspoken()
         part.met = ends and part.position >= self._fanout.accepted
         if ends and not (part.met or part.messages or part.hole):
-            await back_off(0)  # the stream was reset, which is about to be noticed
+            await self._wait()  # the stream was reset, which is about to be noticed
         return part
+
+    async def _wait(self) -> None:
+        """Wait for the live messages, longer and longer."""
+        self._waits += 1
+        await back_off(min(self._waits, 4))
+
+    def _unspoken(self, until: int = BEYOND) -> Sequence[Loss]:
+        return self._history.losses.unspoken(self._spoken, until)
 
     def _parts_of(self, page: StreamPage[T]) -> Iterator[Page[T]]:
         """Cut a page at the holes in it, and where Redis has lost what it had."""
-        hole, kept, lost = self._hole(page), self._history.kept, self._history.lost
-        if lost > self._spoken and (kept < page.position or not page.full):
-            self._spoken = lost
-            before, behind = page.torn(kept)
-            if hole is None or (before.incoming and behind.incoming):
-                yield from parts_of(before, hole)
-                page, hole = behind, "restarted"
+        hole, losses = self._hole(page), self._unspoken(page.position if page.full else BEYOND)
+        self._spoken = max([self._spoken, *(loss.until for loss in losses)])
         if hole is not None:  # it speaks for whatever is missing up to the next entry
             following = position_of(page.cursors[0]) - 1 if page.cursors else page.position
             self._spoken = max(self._spoken, following)
-        yield from parts_of(page, hole)
+        *before, rest = page.cut(losses)
+        for part, loss in zip(before, losses, strict=True):
+            if part.incoming:
+                yield from parts_of(part, hole)
+                hole = None
+            hole = hole or loss.reason
+        yield from parts_of(rest, hole)
 
     def _hole(self, page: StreamPage[T]) -> GapReason | None:
         """Tell why messages are missing in front of a page that is behind those before."""

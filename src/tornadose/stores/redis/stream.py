@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from itertools import takewhile
+from dataclasses import replace
 from typing import Generic, overload
 
 from typing_extensions import TypeVar
@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from ...checks import check_size
 from ...exceptions import OutcomeUnknownError
 from ...fanout import FanOut
-from ...lanes import Policy
+from ...lanes import BEYOND, Policy
 from ...messages import Message, check_cursor, check_event
 from ...protocols import Subscriber
 from ...statistics import Statistics
@@ -21,6 +21,7 @@ from ...wire import check_text
 from .broker import BrokerStore, Decoder, Encoder, Part
 from .connection import Connection, Unreachable, bytes_of, check_name, now
 from .entries import Call, position_of
+from .losses import Loss, Losses
 from .pages import PageReader, StreamPage
 from .replay import StreamHistory, StreamReplay
 
@@ -30,7 +31,6 @@ T = TypeVar("T", default=str)
 
 LIVE_PAGE, HISTORY_PAGE = 1 << 20, 1 << 18  # bytes; of history each who resumes may have one
 POISONED = 1024  # entries of which it is remembered that they were logged
-UNREAD = 1 << 16  # entries of this process of which it is seen whether they come
 LONGEST_BLOCK = 2.0  # seconds that Redis waits for the next entry
 
 
@@ -136,8 +136,9 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             PageReader(self._stream, self._decode, self._fanout.work, size, poisoned)
             for size in (LIVE_PAGE, HISTORY_PAGE)
         )
-        self._history = StreamHistory(history, self._new_pipeline(1, None))
-        self._unread: deque[tuple[int, bytes]] = deque(maxlen=UNREAD)  # what was confirmed
+        self._losses = Losses()
+        self._history = StreamHistory(history, self._new_pipeline(1, None), self._losses)
+        self._stands = asyncio.Event()  # while the live messages are read
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
 
@@ -168,7 +169,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         position = position_of(reply)
         self._fanout.accepted = max(self._fanout.accepted, position)
         if position > self._fanout.position:
-            self._unread.append((position, bytes_of(reply)))
+            self._losses.expect(position, bytes_of(reply))
         return Message(data, bytes_of(reply).decode(), event)
 
     def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
@@ -187,7 +188,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         lane = self._admit(subscriber)
         if lane is not None and after:
             self._fanout.books.resumed += 1
-            lane.replay(StreamReplay(self._fanout, self._placed, self._history, after), after)
+            lane.replay(StreamReplay(self._fanout, self._stands, self._history, after), after)
 
     async def publish(self) -> None:
         """Read the stream, and hand on what comes."""
@@ -232,14 +233,13 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
                 whole_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
             self._fanout.skip(page.position)
             self._added = page.added
-            while self._unread and self._unread[0][0] <= page.position:
-                self._unread.popleft()
+            self._losses.expect_no_more(page.position)
 
     async def _next_page(self, connection: Connection, seconds: float) -> StreamPage[T] | None:
         """Hand on what comes next, unless something may be missing before it."""
         position = self._fanout.position
         page = await self._pages.next(connection.call, position, self._added, seconds)
-        if page is None or self._missing(page):
+        if page is None or self._losses.missing(page):
             return None
         await self._hand_on(page.incoming, page.positions)
         return page
@@ -248,36 +248,31 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         """Hand on what is there, and announce what is missing."""
         position, accepted = self._fanout.position, self._fanout.accepted
         page = await self._pages.whole(connection.call, position, self._added, anew=anew)
+        losses = self._losses.find(page)
+        is_another = page.hole is not None and page.hole.reason == "restarted"
+        lost_the_rest = not page.full and page.position < accepted
+        if lost_the_rest:
+            self._losses.note(Loss(page.position or -1, accepted))
+        elif is_another:
+            self._losses.note(Loss(position - 1, position))
         self._stand()
-        parts: tuple[StreamPage[T], ...] = (page,)
-        if page.hole is not None and page.hole.reason == "restarted":
-            self._history.lose(position - 1, position)
-        elif page.hole is None and (missing := self._missing(page)):
-            self._history.lose(missing[0] - 1, missing[-1])
-            parts = page.torn(missing[0] - 1)
-        for part in parts:
+        self._stands.set()  # from now on those who read history know as much
+        for part in page.cut(losses):
             if part.hole is not None:
                 self._history.forget()
                 await self._fanout.announce(part.hole.reason, part.hole.end)
             await self._hand_on(part.incoming, part.positions)
-        if not page.full and page.position < accepted:  # Redis has lost the rest
-            if page.hole is None or page.hole.reason != "restarted":
+        if lost_the_rest:
+            self._history.forget()
+            if not is_another:
                 await self._fanout.announce("restarted")
-            self._history.lose(page.position or -1, accepted)
             self._fanout.rewind(page.position)
-            self._unread.clear()
-        return page
-
-    def _missing(self, page: StreamPage[T]) -> Sequence[int]:
-        """Return where entries of this process should be on a page, and are not."""
-        if not self._unread:
-            return ()
-        there = set(page.cursors)
-        due = takewhile(lambda own: own[0] <= page.position, self._unread)
-        return [position for position, cursor in due if cursor not in there]
+            self._losses.expect_no_more(BEYOND)
+        return replace(page, added=None) if losses else page
 
     def _fall(self, error: Exception) -> None:
         self._pages.read_less()
+        self._stands.clear()
         super()._fall(error)
 
 

@@ -10,12 +10,13 @@ from tornadose import GapReason, Message
 from tornadose.fanout import FanOut
 from tornadose.lanes import Limits
 from tornadose.stores.redis.entries import Hole
+from tornadose.stores.redis.losses import Loss, Losses
 from tornadose.stores.redis.pages import StreamPage
 from tornadose.stores.redis.replay import StreamHistory, StreamReplay, parts_of
 
 
 class Stream(StreamHistory[str]):
-    """Entries 0-1 to 0-9 without those between `kept` and `lost`, in pages.
+    """Entries 0-1 to 0-9, without those that are lost, in pages.
 
     Args:
         size: Of a page.
@@ -25,29 +26,30 @@ class Stream(StreamHistory[str]):
 
     def __init__(self, size: int = 10, trimmed: int = 0, poisoned: int = 0) -> None:
         self.size, self.trimmed, self.poisoned = size, trimmed, poisoned
-        self.kept = self.lost = 0
+        self.losses = Losses()
+        self.left = [*range(1, 10)]
         self.fanout = FanOut[str](Limits())
         self.fanout.accepted = 9
 
     async def behind(self, position: int) -> StreamPage[str]:
-        first, self_lost = max(position, self.trimmed), range(self.kept + 1, self.lost + 1)
-        left = [n for n in range(first + 1, 10) if n not in self_lost]
+        left = [n for n in self.left if n > max(position, self.trimmed)]
         numbers = left[: self.size]
         return StreamPage(
             ["poisoned" if n == self.poisoned else Message(str(n)) for n in numbers],
             [b"0-%d" % number for number in numbers],
             max([position, *numbers]),
-            hole=Hole("expired", None) if position < self.trimmed else None,
+            hole=Hole("expired", self.trimmed) if position < self.trimmed else None,
             full=len(left) > self.size,
         )
 
     def replay(self, after: int) -> StreamReplay[str]:
-        placed = asyncio.Event()
-        placed.set()
-        return StreamReplay(self.fanout, placed, self, f"0-{after}")
+        stands = asyncio.Event()
+        stands.set()
+        return StreamReplay(self.fanout, stands, self, f"0-{after}")
 
     def loses(self, kept: int, lost: int) -> None:
-        self.kept, self.lost = kept, lost
+        self.left = [n for n in self.left if not kept < n <= lost]
+        self.losses.note(Loss(kept, lost))
         if lost == 9:
             self.fanout.accepted = kept  # as the live messages are rewound
 
@@ -69,13 +71,14 @@ async def events_of(replay: StreamReplay[str], until: str = "") -> list[str]:
     [
         (1, 4, 6, 0, "2 3 4 restarted 7 8 9"),
         (4, 4, 6, 0, "restarted 7 8 9"),
-        (5, 4, 6, 0, "7 8 9"),  # it was added again: Redis would say so otherwise
+        (5, 4, 6, 0, "7 8 9"),  # Redis itself says that it does not know this one
         (7, 4, 6, 0, "8 9"),
         (1, 7, 9, 0, "2 3 4 5 6 7 restarted"),
         (7, 7, 9, 0, "restarted"),
         (0, -1, 6, 0, "7 8 9"),  # nothing of the stream that was is left
         (1, 4, 6, 2, "expired 3 4 restarted 7 8 9"),
         (1, 4, 6, 6, "expired 7 8 9"),
+        (1, 7, 9, 2, "expired 3 4 5 6 7 restarted"),
     ],
 )
 async def test_p8_who_resumes_is_told_of_what_was_lost_where_it_was(
@@ -131,3 +134,33 @@ async def test_p8_who_is_about_to_meet_the_live_messages_is_told_of_what_is_lost
     assert await events_of(replay, "2") == ["2"]  # and the rest is read as well
     stream.loses(7, 9)
     assert await events_of(replay) == ["poisoned", "4", "5", "6", "7", "8", "9", "restarted"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (1, "2 restarted 5 restarted 7 8 restarted"),
+        (2, "restarted 5 restarted 7 8 restarted"),
+        (5, "restarted 7 8 restarted"),
+        (7, "8 restarted"),
+    ],
+)
+async def test_p8_who_resumes_is_told_of_each_loss(size: int, after: int, expected: str) -> None:
+    stream = Stream(size)
+    for kept, lost in ((5, 6), (8, 9), (2, 4)):
+        stream.loses(kept, lost)
+    assert await events_of(stream.replay(after)) == expected.split()
+
+
+@pytest.mark.parametrize("size", [1, 2, 10])
+async def test_p8_who_reads_sees_by_itself_what_this_process_has_added_and_is_missing(
+    size: int,
+) -> None:
+    stream = Stream(size)
+    for position in range(3, 10):
+        stream.losses.expect(position, b"0-%d" % position)
+    stream.left = [1, 2, 3, 6, 9]
+    assert await events_of(stream.replay(1)) == ["2", "3", "restarted", "6", "restarted", "9"]
+    stream.losses.expect_no_more(9)
+    assert await events_of(stream.replay(3)) == ["restarted", "6", "restarted", "9"]

@@ -1,0 +1,92 @@
+"""What Redis has lost although it had it, as after a crash, and does not know of."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...messages import GapReason
+
+if TYPE_CHECKING:
+    from .pages import StreamPage
+
+__all__ = ("Loss", "Losses")
+
+UNREAD = 1 << 16  # entries of this process of which it is seen whether they come
+KNOWN = 256  # losses that are remembered
+
+
+class Loss(NamedTuple):
+    """A statement that nothing is left of what stood between two positions.
+
+    Args:
+        after: Position behind which it stood.
+        until: Position of the last that is lost.
+        reason: What to call it.
+    """
+
+    after: int
+    until: int
+    reason: GapReason = "restarted"
+
+
+class Losses:
+    """The losses of a stream, as far as this process can tell.
+
+    It knows what it has added itself, and what it has read before.
+    """
+
+    def __init__(self) -> None:
+        self._unread: deque[tuple[int, bytes]] = deque(maxlen=UNREAD)
+        self._known: deque[Loss] = deque(maxlen=KNOWN)
+
+    def expect(self, position: int, cursor: bytes) -> None:
+        """Note that this process has added an entry, which will be read."""
+        self._unread.append((position, cursor))
+
+    def expect_no_more(self, until: int) -> None:
+        """Note that what stood up to this position was read, or is given up."""
+        while self._unread and self._unread[0][0] <= until:
+            self._unread.popleft()
+
+    def missing(self, page: StreamPage[Any], begin: int = 0) -> Sequence[int]:
+        """Return where on a page, which begins there, something of this process is missing."""
+        if not self._unread:
+            return ()
+        there = set(page.cursors)
+        due = takewhile(lambda own: own[0] <= page.position, self._unread)
+        return [position for position, cursor in due if position > begin and cursor not in there]
+
+    def find(self, page: StreamPage[Any], begin: int = 0) -> Sequence[Loss]:
+        """Return, and note, what is missing on a page, behind the hole that is in front of it."""
+        missing = self.missing(page, begin)
+        if missing and page.hole is not None:
+            covered = page.position if page.hole.end is None else page.hole.end
+            missing = [position for position in missing if position > covered]
+        if not missing:
+            return ()
+        positions, runs = page.positions(0, len(page.cursors)), dict[int, Loss]()
+        for position in missing:
+            at = bisect_left(positions, position)
+            after = runs[at].after if at in runs else position - 1
+            reason: GapReason = "expired" if position <= page.deleted else "restarted"
+            runs[at] = Loss(after, position, reason)
+        for loss in runs.values():
+            self.note(loss)
+        return [*runs.values()]
+
+    def note(self, loss: Loss) -> None:
+        """Remember a loss, unless it is known."""
+        if not any(k.after <= loss.after and loss.until <= k.until for k in self._known):
+            self._known.append(loss)
+
+    def unspoken(self, spoken: int, until: int) -> Sequence[Loss]:
+        """Return in order what was lost in front of a position, but for what is spoken of."""
+        return sorted(k for k in self._known if k.until > spoken and k.after < until)
+
+    def spoken(self, position: int) -> int:
+        """Return up to where who begins behind this position has nothing to hear of."""
+        return max([position, *(k.until for k in self._known if k.after < position)])
