@@ -43,6 +43,7 @@ from tornadose import (
     RedisStreamStore,
     Released,
 )
+from tornadose.stores.redis import broker
 from tornadose.stores.redis.connection import array_of, bytes_of
 
 T = TypeVar("T")
@@ -878,6 +879,10 @@ async def test_p10_a_server_that_comes_back_with_nothing_is_one_gap_and_then_liv
         assert await story(beginner, 1) == ["live"]
 
 
+def in_a_second(_failures: int) -> float:
+    return 1.0
+
+
 async def crash(server: Server, disk: Path, copy: Path) -> None:
     """Start the server again with what it had on its disk when this copy was made."""
     await asyncio.to_thread(server.kill)
@@ -969,6 +974,46 @@ async def test_p8_p10_who_reads_history_hears_of_what_a_crash_has_lost(
         assert reader.got == [data for _, data in await entries(server)]
         assert gaps(reader) == gaps(told) == ["restarted"]
         assert reader.events[63] == Gap("restarted", told.messages[2].id)
+
+
+async def test_p8_what_others_delete_before_it_is_read_has_expired_where_it_was(
+    server: Server,
+) -> None:
+    options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
+    async with store_on(server.port, 2 * SHORT, **options) as store:
+        told = await hold(store)
+        sent = [await store.submit(f"own {number}") for number in range(300)]
+        for number in (2, 40):
+            await server.command("XDEL", KEY, str(sent[number].id))
+        told.running.set()
+        await eventually(lambda: told.got[-1:] == ["own 299"])
+        await store.submit("live")
+        await eventually(lambda: told.got[-1] == "live")
+        await asyncio.sleep(2 * SHORT)  # it looks at the whole stream again, twice
+        holes = [Gap("expired", sent[number - 1].id) for number in (2, 40)]
+        assert [event for event in told.events if isinstance(event, Gap)] == holes
+
+
+async def test_p8_p10_who_resumes_before_a_crash_is_noticed_is_told_where_the_loss_was(
+    server: Server, tmp_path: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, copy = tmp_path / "appendonlydir", tmp_path / "copy"
+    async with store_on(server.port) as store:
+        told, early = Told[str](), Told[str]()
+        store.register(told)
+        first = await store.submit("first")
+        kept = await store.submit("kept")
+        shutil.copytree(disk, copy)
+        lost = await store.submit("lost")
+        await eventually(lambda: told.got == ["first", "kept", "lost"])
+        monkeypatch.setattr(broker, "delay_after", in_a_second)  # and it is not read until then
+        await crash(server, disk, copy)
+        await fill(server, 2, "foreign")
+        store.resume(early, str(first.id))
+        assert await story(early, 4) == ["kept", Gap("restarted", kept.id), "foreign1", "foreign2"]
+        await eventually(lambda: told.got[-1] == "foreign2")
+        assert told.events[3] == Gap("restarted", lost.id)
+    outages(logged)
 
 
 @pytest.mark.parametrize("foreign", [0, 1, 300])

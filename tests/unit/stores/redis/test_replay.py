@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from redis.asyncio import Redis
 
 from tornadose import GapReason, Message
 from tornadose.fanout import FanOut
 from tornadose.lanes import Limits
+from tornadose.stores.redis.connection import Connection
 from tornadose.stores.redis.entries import Hole
 from tornadose.stores.redis.losses import Loss, Losses
-from tornadose.stores.redis.pages import StreamPage
+from tornadose.stores.redis.pages import PageReader, StreamPage
+from tornadose.stores.redis.pipeline import Pipeline
 from tornadose.stores.redis.replay import StreamHistory, StreamReplay, parts_of
 
 
@@ -164,3 +167,28 @@ async def test_p8_who_reads_sees_by_itself_what_this_process_has_added_and_is_mi
     assert await events_of(stream.replay(1)) == ["2", "3", "restarted", "6", "restarted", "9"]
     stream.losses.expect_no_more(9)
     assert await events_of(stream.replay(3)) == ["restarted", "6", "restarted", "9"]
+
+
+async def test_a_page_that_was_read_of_a_stream_that_was_is_not_kept() -> None:
+    class Slow(PageReader[str]):
+        def __init__(self) -> None:
+            self.reads = 0
+            self.goes_on = asyncio.Event()
+
+        async def whole(self, *_: object, **__: object) -> StreamPage[str]:
+            self.reads += 1
+            await self.goes_on.wait()
+            return StreamPage(["poisoned"], [b"0-1"], 1, full=True)
+
+    pages = Slow()
+    history = StreamHistory(pages, Pipeline(Connection(Redis()), 1, None), Losses())
+    reading = asyncio.create_task(history.behind(0))
+    await asyncio.sleep(0)
+    history.forget()
+    again = asyncio.create_task(history.behind(0))
+    await asyncio.sleep(0)
+    pages.goes_on.set()
+    await asyncio.gather(reading, again)
+    await history.behind(0)
+    assert pages.reads == 2
+    await history.close()

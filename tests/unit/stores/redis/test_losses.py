@@ -1,0 +1,64 @@
+"""What this process can tell of what a stream has lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornadose.stores.redis.broker import Incoming
+from tornadose.stores.redis.entries import Hole
+from tornadose.stores.redis.losses import Loss, Losses
+from tornadose.stores.redis.pages import StreamPage
+
+
+def expecting(*positions: int) -> Losses:
+    losses = Losses()
+    for position in positions:
+        losses.expect(position, b"0-%d" % position)
+    return losses
+
+
+def page(*positions: int, **more: Any) -> StreamPage[str]:
+    cursors = [b"0-%d" % position for position in positions]
+    incoming: list[Incoming[str]] = ["poisoned" for _ in positions]
+    return StreamPage(incoming, cursors, positions[-1], **more)
+
+
+def test_what_is_on_the_page_or_not_yet_due_is_not_missing() -> None:
+    losses = expecting(2, 4, 9)
+    assert losses.find(page(1, 2, 3, 4, 5)) == ()
+    assert losses.missing(page(3, 5), begin=2) == [4]
+    assert losses.missing(page(5, 6), begin=4) == []
+
+
+def test_what_is_missing_between_two_entries_is_one_loss() -> None:
+    losses = expecting(2, 3, 5, 7, 8)
+    found = [Loss(1, 3), Loss(6, 8)]
+    assert losses.find(page(1, 5, 9)) == found
+    assert losses.find(page(5, 9), begin=4) == found[1:]
+    assert losses.unspoken(0, 100) == found  # each once
+    assert losses.unspoken(3, 100) == found[1:]
+    assert losses.unspoken(0, 6) == found[:1]
+
+
+def test_what_was_deleted_has_expired() -> None:
+    assert expecting(2, 6).find(page(1, 4, 9, deleted=3)) == [Loss(1, 2, "expired"), Loss(5, 6)]
+
+
+def test_what_redis_knows_to_be_missing_is_no_second_loss() -> None:
+    losses = expecting(2, 6)
+    assert losses.find(page(4, 9, hole=Hole("expired", 3))) == [Loss(5, 6)]
+    assert expecting(2, 6).find(page(4, 9, hole=Hole("restarted", None))) == ()
+
+
+def test_what_was_read_is_expected_no_more() -> None:
+    losses = expecting(2, 4)
+    losses.expect_no_more(3)
+    assert losses.missing(page(5)) == [4]
+
+
+def test_who_begins_within_a_loss_or_behind_it_need_not_hear_of_it() -> None:
+    losses = Losses()
+    losses.note(Loss(3, 6))
+    losses.note(Loss(4, 5))  # which is known by that
+    assert losses.unspoken(0, 100) == [Loss(3, 6)]
+    assert [losses.spoken(position) for position in (2, 3, 4, 6, 7)] == [2, 3, 6, 6, 7]
