@@ -21,7 +21,7 @@ from .lanes import BEYOND, Lane, Limits, tell_release
 from .messages import Batch, GapReason, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
-from .tasks import Work, cancel, new_task
+from .tasks import CANCELLATION, Work, cancel, new_task
 
 __all__ = ("FanOut",)
 
@@ -208,6 +208,8 @@ class FanOut(Generic[T]):
             while any(rest for _, rest in full):
                 deadline = asyncio.get_running_loop().time() + self.limits.block_timeout
                 for lane, rest in full:
+                    if lane.is_closing():
+                        lane.release("failed")
                     if lane.closed:
                         rest.clear()
                     elif rest:
@@ -272,14 +274,19 @@ class FanOut(Generic[T]):
         """Wait for nobody who is in this block, be it within its own `publish`."""
         task = asyncio.current_task()
         self.closers.add(task)
-        if self._finishing:
-            for lane in tuple(self._lanes.values()):
-                if lane.is_delivering():
-                    lane.finish()
+        for lane in tuple(self._lanes.values()):
+            if lane.is_delivering() and (self._finishing or lane.is_full()):
+                lane.finish()
         try:
             yield
         finally:
             self.closers.discard(task)
+
+    async def see_off(self) -> None:
+        """Wait until no pump is left, unless it is one that waits, but not for ever."""
+        if self._pumps and asyncio.current_task() not in self._pumps:
+            await asyncio.wait(self._pumps, timeout=CANCELLATION)
+            await cancel(*self._pumps)
 
     async def abort(self) -> None:
         """Release those who are still there, and wait until no pump is left."""

@@ -217,12 +217,19 @@ class Lane(Generic[T]):
         """Tell whether it is this lane that has called whoever asks."""
         return self._pump is not None and self._pump is asyncio.current_task()
 
+    def is_closing(self) -> bool:
+        """Tell whether its subscriber waits for the store to be closed, and takes no more."""
+        return self._pump in self._fanout.closers
+
+    def is_full(self) -> bool:
+        return self._backlog is not None and self._backlog.full()
+
     def finish(self) -> None:
         """Release the subscriber once everything is delivered."""
         self._ending = True
         if self._pump is None:
             self.release("closed")
-        elif self._pump in self._fanout.closers:  # it is the subscriber that closes the store
+        elif self.is_closing():
             unread = self._replay is not None and self._read_to < self._fanout.accepted
             untold = self._hole_ahead or self._hole_behind
             self.release("failed" if self._waiting or unread or untold else "closed")
@@ -249,13 +256,12 @@ class Lane(Generic[T]):
         self._replay = None
         while self._backlog and not self._backlog.empty():
             self._backlog.get_nowait()  # also lets go of a publisher that waits for room
-        ours = self.is_delivering() or self._pump in self._fanout.closers
-        if self._pump is not None and not ours:
+        if self._pump is not None and not (self.is_delivering() or self.is_closing()):
             self._pump.cancel()
 
     def _mark(self) -> None:
         """Note where in history it stands what the backlog has just got."""
-        if self._replay is not None:
+        if self._replay is not None or self._fanout.conflates:
             self._marks = self._marks or deque()
             self._marks.append(self._fanout.accepted)
 

@@ -123,7 +123,7 @@ class Message(_Shared, Generic[T_co]):
         rendering = self._recall(key := _key(fmt))
         if rendering is None:
             try:
-                rendering = fmt(self)
+                rendering = _bytes_of(fmt(self))
             except Exception as error:
                 log.exception(
                     "message %r (event %r) cannot be encoded; see `encode` about its %s",
@@ -136,6 +136,12 @@ class Message(_Shared, Generic[T_co]):
         if isinstance(rendering, _Flaw):
             raise PoisonedError(f"message {self.id!r}: {rendering}")
         return rendering
+
+
+def _bytes_of(rendering: object) -> bytes:
+    if not isinstance(rendering, bytes):
+        raise TypeError(f"the format returned {rendering!r}, which is no bytes")
+    return rendering
 
 
 # A frozen class sets its slots by their descriptors, or twice as slowly by their names.

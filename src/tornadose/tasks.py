@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ("Work", "cancel", "is_cancelled", "new_task")
+__all__ = ("CANCELLATION", "Work", "cancel", "is_cancelled", "new_task")
 
 log = logging.getLogger("tornadose")
 

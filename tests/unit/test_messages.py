@@ -131,6 +131,15 @@ def test_p4_what_cannot_be_encoded_holds_nobody_who_has_tried(
     assert len(handlers) == 0
 
 
+def test_p9_a_format_that_returns_text_is_an_error_of_its_own(logged: Logged) -> None:
+    def wrong(message: Message[int]) -> bytes:
+        return "text"  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+    with pytest.raises(PoisonedError, match="returned 'text', which is no bytes"):
+        Batch([Message(1), Message(2)]).render(wrong)
+    logged.take("cannot be encoded")
+
+
 def test_p3_a_batch_is_joined_piece_by_piece_where_encoding_takes_long() -> None:
     encoded: list[int] = []
 

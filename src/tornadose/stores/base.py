@@ -50,6 +50,8 @@ class BaseStore(ABC, Generic[T]):
         ValueError: If one is out of range, or the policy is unknown.
     """
 
+    _draining: asyncio.Task[None] | None = None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every `submit` begin with starting the store, or refusing a closed one."""
         super().__init_subclass__(**kwargs)
@@ -235,10 +237,13 @@ class BaseStore(ABC, Generic[T]):
         self._is_closed = True
         self._refuse_waiting()
         closed_before = self._close_once.locked()
+        if self._draining is not None and asyncio.current_task() is self._publishing:
+            self._draining.cancel()  # which it would wait for in vain
         with self._fanout.closing():
             async with self._close_once:
                 if not closed_before:
                     await self._close(timeout)
+        await self._fanout.see_off()
 
     async def _close(self, timeout: float | None) -> None:
         limit = asyncio.timeout(timeout)
@@ -271,14 +276,17 @@ class BaseStore(ABC, Generic[T]):
         if publishing is None or publishing.done() or publishing is asyncio.current_task():
             return
         drained = asyncio.ensure_future(self.drain())
+        self._draining = drained
         try:
             await asyncio.wait({drained, publishing}, return_when=asyncio.FIRST_COMPLETED)
             if drained.done():
-                drained.result()
+                if not drained.cancelled():
+                    drained.result()
             else:
                 log.error("%r could not publish everything before it was closed", self)
                 await self._fanout.release_all("failed")
         finally:
+            self._draining = None
             await cancel(drained)
 
     async def _stop_publishing(self) -> None:

@@ -267,6 +267,120 @@ async def test_those_who_close_the_store_from_within_do_not_wait_for_each_other(
     assert [told.events for told in closing] == 3 * [[1, "closed", "closed before"]]
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_p3_under_block_who_closes_the_store_from_within_holds_nobody_up(
+    waits: bool,
+) -> None:
+    class Full(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            if waits:  # until the publisher waits for room
+                await eventually(lambda: store.statistics().published == 8)
+            await store.aclose(timeout=None)
+
+    store = QueueStore[int](policy="block", backlog=4, block_timeout=60)
+    full, other = Full(), Told[int]()
+    for told in (full, other):
+        store.register(told)
+    for number in range(40):
+        store.submit_nowait(number)
+    await eventually(lambda: other.events[-1:] == ["closed"], deadline=2)
+    assert other.events == [*range(40), "closed"]
+    assert full.events == [0, "failed"]
+    assert balanced(store.statistics())
+
+
+async def test_nothing_is_left_of_who_closes_the_store_from_within() -> None:
+    class Lingering(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            await self.running.wait()
+            await store.aclose(timeout=None)
+            await asyncio.sleep(0.05)
+            self.got.append(0)
+
+    store, told = QueueStore[int](), Lingering()
+    told.running.clear()
+    store.register(told)
+    store.submit_nowait(1)
+    await eventually(lambda: store.statistics().pending)
+    closing = asyncio.create_task(store.aclose(timeout=None))
+    await asyncio.sleep(0.01)
+    told.running.set()
+    await closing
+    assert told.got == [1, 0]
+    assert store.statistics().pending == 0
+
+
+async def test_who_gives_up_closing_is_stopped_by_the_next_who_closes() -> None:
+    class Impatient(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await store.aclose(timeout=None)
+            await super().publish(message)  # which takes for ever
+
+    store, told, other = QueueStore[int](), Impatient(), Told[int]()
+    for subscriber in (other, told):
+        subscriber.running.clear()
+        store.register(subscriber)
+    store.submit_nowait(1)
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    await store.aclose(timeout=0.05)
+    assert time.monotonic() - started < 0.9
+
+
+async def test_who_leaves_in_its_own_publish_goes_on_there() -> None:
+    class Leaver(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            store.deregister(self)
+            await asyncio.sleep(0)
+            await super().publish(message)
+
+    async with QueueStore[int]() as store:
+        store.register(leaver := Leaver())
+        store.submit_nowait(1)
+        await eventually(lambda: leaver.events == [1])
+
+
+async def test_p6_who_leaves_while_something_is_on_its_way_to_it_alone_does_not_get_it() -> None:
+    async with Mailbox(backlog=1, policy="block", block_timeout=60) as store:
+        stalled, leaving = Told[str](), Told[str]()
+        for told in (stalled, leaving):
+            told.running.clear()
+            store.register(told)
+        broadcasting = asyncio.create_task(store.broadcast(*[Message(c) for c in "abc"]))
+        await asyncio.sleep(0.01)
+        delivering = asyncio.create_task(store.deliver(leaving, Message("alone")))
+        await asyncio.sleep(0.01)
+        store.deregister(leaving)
+        stalled.running.set()
+        assert not await delivering
+        await broadcasting
+
+
+async def test_a_store_that_ends_by_itself_while_it_is_closed_is_not_waited_for() -> None:
+    class Ending(Mailbox):
+        async def publish(self) -> None:
+            await self.broadcast(Message("last"))
+            await over.wait()
+            await self.aclose(timeout=None)
+
+        async def drain(self) -> None:
+            await asyncio.Event().wait()
+
+    over = asyncio.Event()
+    store, told = Ending(), Told[str]()
+    store.register(told)
+    await eventually(lambda: told.events == ["last"])
+    closing = asyncio.create_task(store.aclose(timeout=None))
+    await asyncio.sleep(0.01)
+    over.set()
+    await asyncio.wait_for(closing, 2)
+    assert told.events == ["last", "closed"]
+
+
 @pytest.mark.parametrize("kept", [[], [7]])
 async def test_who_closes_a_data_store_at_a_gap_is_told_whether_there_is_a_value(
     kept: list[int],
