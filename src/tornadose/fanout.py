@@ -58,6 +58,7 @@ class FanOut(Generic[T]):
         self._lanes: dict[int, Lane[T]] = {}
         self._leaving: dict[int, Lane[T]] = {}
         self._pumps: set[asyncio.Task[None]] = set()
+        self._spared: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._handed_on = asyncio.Event()
         self._left = asyncio.Event()
@@ -162,9 +163,13 @@ class FanOut(Generic[T]):
             self._handed_on.clear()
             await self._handed_on.wait()
 
+    def unpublished(self) -> int:
+        """Return how many messages are accepted and not yet offered to the lanes."""
+        return self.accepted - self.position
+
     def abandon_unpublished(self) -> int:
         """Let nobody wait any more for what will never be published, and count it."""
-        lost, self.position = self.accepted - self.position, self.accepted
+        lost, self.position = self.unpublished(), self.accepted
         self._handed_on.set()
         return lost
 
@@ -208,7 +213,7 @@ class FanOut(Generic[T]):
             while any(rest for _, rest in full):
                 deadline = asyncio.get_running_loop().time() + self.limits.block_timeout
                 for lane, rest in full:
-                    if lane.is_closing():
+                    if rest and lane.is_closing():
                         lane.release("failed")
                     if lane.closed:
                         rest.clear()
@@ -283,10 +288,10 @@ class FanOut(Generic[T]):
             self.closers.discard(task)
 
     async def see_off(self) -> None:
-        """Wait until no pump is left, unless it is one that waits, but not for ever."""
-        if self._pumps and asyncio.current_task() not in self._pumps:
-            await asyncio.wait(self._pumps, timeout=CANCELLATION)
-            await cancel(*self._pumps)
+        """Wait until the pumps that `abort` has spared have ended, but not for ever."""
+        if self._spared and asyncio.current_task() not in self._pumps:
+            await asyncio.wait(self._spared, timeout=CANCELLATION)
+            await cancel(*self._spared)
 
     async def abort(self) -> None:
         """Release those who are still there, and wait until no pump is left."""
@@ -296,7 +301,8 @@ class FanOut(Generic[T]):
             try:
                 await self.release_all("timeout")
             finally:
-                await cancel(*self._pumps - self.closers)
+                self._spared = self._pumps & self.closers
+                await cancel(*self._pumps - self._spared)
 
     def _stop_waiting(self, lane: Lane[T]) -> None:
         """Tell a subscriber whose goodbye takes too long, unless it has left by now."""

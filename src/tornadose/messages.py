@@ -140,7 +140,7 @@ class Message(_Shared, Generic[T_co]):
 
 def _bytes_of(rendering: object) -> bytes:
     if not isinstance(rendering, bytes):
-        raise TypeError(f"the format returned {rendering!r}, which is no bytes")
+        raise TypeError(f"the format returned {type(rendering).__name__}, not bytes")
     return rendering
 
 

@@ -135,7 +135,7 @@ def test_p9_a_format_that_returns_text_is_an_error_of_its_own(logged: Logged) ->
     def wrong(message: Message[int]) -> bytes:
         return "text"  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
-    with pytest.raises(PoisonedError, match="returned 'text', which is no bytes"):
+    with pytest.raises(PoisonedError, match="returned str, not bytes"):
         Batch([Message(1), Message(2)]).render(wrong)
     logged.take("cannot be encoded")
 

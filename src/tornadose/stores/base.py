@@ -237,8 +237,10 @@ class BaseStore(ABC, Generic[T]):
         self._is_closed = True
         self._refuse_waiting()
         closed_before = self._close_once.locked()
-        if self._draining is not None and asyncio.current_task() is self._publishing:
-            self._draining.cancel()  # which it would wait for in vain
+        draining, publishing = self._draining, self._publishing
+        if draining is not None and publishing is asyncio.current_task():
+            self._draining = None
+            draining.cancel()  # as nobody publishes any more
         with self._fanout.closing():
             async with self._close_once:
                 if not closed_before:
@@ -251,6 +253,8 @@ class BaseStore(ABC, Generic[T]):
             async with limit:
                 await self._drain_or_fail()
                 await self._stop_publishing()
+                if self._abandon():
+                    await self._fanout.release_all("failed")
                 await self._fanout.finish()
         except TimeoutError:
             if not limit.expired():
@@ -280,7 +284,7 @@ class BaseStore(ABC, Generic[T]):
         try:
             await asyncio.wait({drained, publishing}, return_when=asyncio.FIRST_COMPLETED)
             if drained.done():
-                if not drained.cancelled():
+                if self._draining is drained:
                     drained.result()
             else:
                 log.error("%r could not publish everything before it was closed", self)
@@ -338,7 +342,7 @@ class BaseStore(ABC, Generic[T]):
         self._check_loop()
 
     def _restart(self) -> None:
-        lost = self._fanout.abandon_unpublished()
+        lost = self._fanout.unpublished()
         if lost and not self._is_closed:
             log.warning("%r has lost %d unpublished messages", self, lost)
         self._begin()

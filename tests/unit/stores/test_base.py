@@ -360,6 +360,55 @@ async def test_p6_who_leaves_while_something_is_on_its_way_to_it_alone_does_not_
         await broadcasting
 
 
+async def test_p2_a_store_that_ends_with_messages_unpublished_has_failed(logged: Logged) -> None:
+    class Ending(QueueStore[int]):
+        async def publish(self) -> None:
+            await self.broadcast(Message(0))
+            await self.aclose(timeout=None)
+
+    store, told = Ending(), Told[int]()
+    store.register(told)
+    for number in range(3):
+        store.submit_nowait(number)
+    await eventually(lambda: told.events[-1:] == ["failed"])
+    logged.take("has lost 2 unpublished messages")
+
+
+async def test_p2_who_has_everything_is_told_so_while_another_has_no_room() -> None:
+    class Last(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            if message.data == 5:
+                await store.aclose(timeout=None)
+
+    store, last, stalled = (
+        Mailbox(backlog=1, policy="block", block_timeout=60),
+        Last(),
+        Told[int](),
+    )
+    for told in (last, stalled):
+        store.register(told)  # type: ignore[arg-type]
+    stalled.running.clear()
+    broadcasting = asyncio.create_task(store.broadcast(*map(Message, range(6))))  # type: ignore[arg-type]
+    await asyncio.sleep(0.05)
+    stalled.running.set()
+    await broadcasting
+    await eventually(lambda: last.events[-1:] == ["closed"] and stalled.events[-1:] == ["closed"])
+    assert last.events == stalled.events == [*range(6), "closed"]
+
+
+async def test_a_drain_that_is_cancelled_from_within_is_no_success() -> None:
+    class Rude(Mailbox):
+        async def drain(self) -> None:
+            raise asyncio.CancelledError
+
+    store, told = Rude(), Told[str]()
+    store.register(told)
+    with pytest.raises(asyncio.CancelledError):
+        await store.aclose()
+    assert told.events == ["timeout"]
+
+
 async def test_a_store_that_ends_by_itself_while_it_is_closed_is_not_waited_for() -> None:
     class Ending(Mailbox):
         async def publish(self) -> None:

@@ -283,6 +283,5 @@ class _StreamFanOut(FanOut[T]):
         statistics = super().statistics()
         return statistics._replace(submitted=statistics.published)
 
-    def abandon_unpublished(self) -> int:
-        super().abandon_unpublished()
-        return 0  # what is in the stream is not lost
+    def unpublished(self) -> int:
+        return 0  # as what is in the stream is not lost
