@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from redis.asyncio import Redis
 
 from tornadose import GapReason, Message
 from tornadose.fanout import FanOut
 from tornadose.lanes import Limits
-from tornadose.stores.redis.connection import Connection
+from tornadose.stores.redis.connection import Connection, client_of
 from tornadose.stores.redis.entries import Hole
 from tornadose.stores.redis.losses import Loss, Losses
 from tornadose.stores.redis.pages import PageReader, StreamPage
@@ -181,7 +180,7 @@ async def test_a_page_that_was_read_of_a_stream_that_was_is_not_kept() -> None:
             return StreamPage(["poisoned"], [b"0-1"], 1, full=True)
 
     pages = Slow()
-    history = StreamHistory(pages, Pipeline(Connection(Redis()), 1, None), Losses())
+    history = StreamHistory(pages, Pipeline(Connection(client_of(None, {})), 1, None), Losses())
     reading = asyncio.create_task(history.behind(0))
     await asyncio.sleep(0)
     history.forget()
