@@ -253,8 +253,6 @@ class BaseStore(ABC, Generic[T]):
             async with limit:
                 await self._drain_or_fail()
                 await self._stop_publishing()
-                if self._abandon():
-                    await self._fanout.release_all("failed")
                 await self._fanout.finish()
         except TimeoutError:
             if not limit.expired():

@@ -360,18 +360,26 @@ async def test_p6_who_leaves_while_something_is_on_its_way_to_it_alone_does_not_
         await broadcasting
 
 
-async def test_p2_a_store_that_ends_with_messages_unpublished_has_failed(logged: Logged) -> None:
-    class Ending(QueueStore[int]):
-        async def publish(self) -> None:
-            await self.broadcast(Message(0))
-            await self.aclose(timeout=None)
+async def test_p2_what_a_submit_that_broadcasts_has_returned_arrives_before_closing() -> None:
+    class Immediate(Mailbox):
+        async def submit(self, data: str, /, *, event: str | None = None) -> Message[str]:
+            await self.broadcast(message := Message(data))
+            return message
 
-    store, told = Ending(), Told[int]()
-    store.register(told)
-    for number in range(3):
-        store.submit_nowait(number)
-    await eventually(lambda: told.events[-1:] == ["failed"])
-    logged.take("has lost 2 unpublished messages")
+    class Slow(Told[str]):
+        async def publish(self, message: Message[str], /) -> None:
+            await asyncio.sleep(0.005)
+            await super().publish(message)
+
+    store, slow = Immediate(policy="block", backlog=2, block_timeout=60), Slow()
+    store.register(slow)
+    submitting = [asyncio.create_task(store.submit(letter)) for letter in "abcdefgh"]
+    await eventually(lambda: slow.got)
+    await store.aclose()
+    outcomes = await asyncio.gather(*submitting, return_exceptions=True)
+    returned = [outcome.data for outcome in outcomes if isinstance(outcome, Message)]
+    assert slow.events[: len(returned)] == returned
+    assert slow.events[-1] == "closed"
 
 
 async def test_p2_who_has_everything_is_told_so_while_another_has_no_room() -> None:
