@@ -542,7 +542,7 @@ async def test_a_message_for_one_alone_keeps_its_place_in_history(site: Site) ->
         expected = [*witness.got[1:51], "private 1", "after private 1", "private 2"]
         for reader in readers:
             reader.running.set()
-            await eventually(lambda told=reader: len(told.got) == 104)  # type: ignore[misc]
+            await eventually(lambda told=reader: len(told.got) == 104)  # type: ignore[misc]  # mypy does not infer the default
             assert reader.got[: len(expected)] == expected
             assert reader.got[len(expected)] == "after private 2"
         await eventually(lambda: store.statistics().pending == 0)

@@ -177,9 +177,9 @@ class BaseStore(ABC, Generic[T]):
     async def deliver(self, subscriber: Subscriber[T], message: Message[T], /) -> bool:
         """Queue a message for one subscriber alone, behind what is accepted by now.
 
-        Under ``"block"`` it waits for room, but not within the ``publish`` of the
-        subscriber itself, where it goes ahead of what has no room yet. Cancelled then, the
-        subscriber is told of a gap. Returns false if the subscriber is not registered.
+        Under ``"block"`` it waits for room; cancelled then, the subscriber is told of a gap.
+        Within the ``publish`` of the subscriber itself it does not wait, and goes ahead of
+        what has no room yet. Returns false if the subscriber is not registered.
 
         Raises:
             TypeError: If it is no message.
