@@ -15,7 +15,7 @@ from .exceptions import (
     TornadoseError,
 )
 from .handlers import BaseHandler, EventSource
-from .lanes import Policy
+from .limits import Policy
 from .messages import Batch, Gap, GapReason, Message
 from .protocols import (
     GapSubscriber,

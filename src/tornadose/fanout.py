@@ -17,7 +17,8 @@ from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from .history import Positions, Replay
-from .lanes import BEYOND, Lane, Limits, tell_release
+from .lanes import BEYOND, Lane, tell_release
+from .limits import Limits
 from .messages import Batch, GapReason, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
@@ -49,7 +50,8 @@ class FanOut(Generic[T]):
 
     def __init__(self, limits: Limits, newest: Callable[[], Replay[T]] | None = None) -> None:
         self.limits = limits
-        self.work = Work()
+        self.work = Work()  # of those who publish and read
+        self.pumping = Work()  # apart, as the slow are not to delay the others
         self._newest = newest
         self.books = Books()
         self.closers: set[asyncio.Task[Any] | None] = set()
@@ -153,8 +155,10 @@ class FanOut(Generic[T]):
             finally:
                 self.position = positions[-1]
                 self._handed_on.set()
-            if self._pumps or self.work.enough():
+            if self.work.enough():
                 await self.work.rest()
+            elif self._pumps:
+                await asyncio.sleep(0)
 
     async def handed_on(self) -> None:
         """Wait until everything accepted before this call was offered to the lanes."""

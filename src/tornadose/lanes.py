@@ -12,10 +12,10 @@ import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .capabilities import begins_late, hears_gaps, hears_release, leaves_slowly, takes_batches
-from .checks import check_seconds, check_size, checked_awaitable
+from .checks import checked_awaitable
 from .exceptions import PoisonedError
 from .history import Page, Replay
 from .messages import BATCH, Batch, Gap, GapReason, Message
@@ -25,50 +25,13 @@ from .tasks import is_cancelled
 if TYPE_CHECKING:
     from .fanout import FanOut
 
-__all__ = ("BEYOND", "Lane", "Limits", "Policy", "tell_release")
+__all__ = ("BEYOND", "Lane", "tell_release")
 
 log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
-Policy: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "disconnect"]
-
 BEYOND = 1 << 256  # the fence of a lane that takes no live messages, or none yet
-
-
-class Limits:
-    """How much is kept for those who are behind, and what happens beyond.
-
-    Args:
-        backlog: Messages kept for one subscriber.
-        policy: ``block`` lets the publisher wait for room, ``drop_oldest`` and
-            ``drop_newest`` give messages up, ``disconnect`` releases the subscriber.
-        block_timeout: Seconds that one message may wait under ``block``, after which
-            the subscribers without room are released.
-        max_subscribers: Subscribers at a time; ``None`` is no limit.
-
-    Raises:
-        TypeError: If a value is of the wrong type.
-        ValueError: If one is out of range, or the policy is unknown.
-    """
-
-    def __init__(
-        self,
-        backlog: int = 1024,
-        policy: Policy = "disconnect",
-        block_timeout: float = 5.0,
-        max_subscribers: int | None = None,
-    ) -> None:
-        check_size("backlog", backlog, at_least=1)
-        if policy not in get_args(Policy):
-            raise ValueError(f"policy: {policy!r} is none of {get_args(Policy)}")
-        check_seconds("block_timeout", block_timeout)
-        if max_subscribers is not None:
-            check_size("max_subscribers", max_subscribers, at_least=0)
-        self.backlog = backlog
-        self.policy: Policy = policy
-        self.block_timeout = block_timeout
-        self.max_subscribers = max_subscribers
 
 
 class Lane(Generic[T]):
@@ -326,11 +289,12 @@ class Lane(Generic[T]):
             self.release("closed")
 
     async def _read_history(self) -> None:
-        books, work = self._fanout.books, self._fanout.work
+        books, work = self._fanout.books, self._fanout.pumping
         while self._replay is not None:
             if work.enough():  # as a page may be there already, and have no messages
                 await work.rest()
-                continue
+            if self.closed:
+                return
             page = await self._replay.read()
             if self.closed:
                 return
@@ -397,11 +361,12 @@ class Lane(Generic[T]):
 
     async def _deliver(self, messages: deque[Message[T]]) -> None:
         """Deliver messages that count as waiting, together if the subscriber can."""
-        books, work = self._fanout.books, self._fanout.work
-        while messages and not self.closed:
+        books, work = self._fanout.books, self._fanout.pumping
+        while messages:
             if work.enough():
                 await work.rest()
-                continue
+            if self.closed:
+                return
             if self._nowait is not None:
                 self._waiting -= len(messages)
                 if self.take(Batch(messages)):

@@ -25,7 +25,7 @@ from conftest import Logged
 from servers import Proxy, Server, proxied
 from support import DEADLINE, Told, eventually
 from tornadose import Gap, Message, OutcomeUnknownError, RedisStore, StoreClosedError
-from tornadose.lanes import Policy
+from tornadose.limits import Policy
 from tornadose.stores.redis import connection as module
 
 T = TypeVar("T")

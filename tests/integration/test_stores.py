@@ -35,7 +35,7 @@ from tornadose import (
     StoreClosedError,
     subscribe,
 )
-from tornadose.lanes import Policy
+from tornadose.limits import Policy
 
 SEED = 20261123
 Command = tuple[str | bytes, ...]

@@ -13,7 +13,7 @@ from property.harness import PROGRESS, Clock, HandLoop, hand_loop
 from support import balanced
 from tornadose import Batch, Gap, Message, Released, tasks
 from tornadose.fanout import FanOut
-from tornadose.lanes import Limits
+from tornadose.limits import Limits
 
 BLOCK_TIMEOUT = 5.0  # on the clock of the loop
 

@@ -23,7 +23,7 @@ from property.model import AT_ONCE, BLOCK_TIMEOUT, Missed, Part, Refused
 from property.world import FAULTS, KINDS, Fault, Probe, Sub, World
 from support import balanced
 from tornadose import history, lanes, tasks
-from tornadose.lanes import Limits, Policy
+from tornadose.limits import Limits, Policy
 
 
 def check_story(world: World, part: Part, complete: bool) -> None:

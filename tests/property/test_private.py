@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from support import balanced
 from tornadose import Batch, Gap, Message, QueueStore, Released
-from tornadose.lanes import Policy
+from tornadose.limits import Policy
 
 Step: TypeAlias = Literal["submit", "deliver", "stall", "go on", "turn"]
 steps = st.lists(

@@ -24,7 +24,7 @@ from tornadose import (
     StoreFullError,
     subscribe,
 )
-from tornadose.lanes import Policy
+from tornadose.limits import Policy
 
 POLICIES: list[Policy] = ["block", "drop_oldest", "drop_newest", "disconnect"]
 

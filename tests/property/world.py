@@ -14,7 +14,7 @@ from property.model import Load, Part, positions_of
 from tornadose import Batch, Gap, Message, PoisonedError, Released
 from tornadose.fanout import FanOut
 from tornadose.history import History, Page, Replay
-from tornadose.lanes import Limits
+from tornadose.limits import Limits
 from tornadose.messages import GapReason
 
 REASONS: dict[str, GapReason] = {reason: reason for reason in get_args(GapReason)}

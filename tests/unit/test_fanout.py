@@ -18,7 +18,8 @@ from support import EAGER, Direct, Plain, Told, balanced, eventually, starting_t
 from tornadose import Batch, Gap, Message, PoisonedError, Policy, Released, Subscriber
 from tornadose.fanout import FanOut
 from tornadose.history import Page
-from tornadose.lanes import Lane, Limits
+from tornadose.lanes import Lane
+from tornadose.limits import Limits
 from tornadose.tasks import Work
 
 

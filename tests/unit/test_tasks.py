@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from conftest import Logged
 from support import EAGER, starting_tasks_by
 from tornadose import tasks
-from tornadose.tasks import cancel, new_task
+from tornadose.tasks import Work, cancel, new_task
 
 
 @pytest.mark.parametrize("factory", EAGER)
@@ -46,3 +48,75 @@ async def test_a_task_that_goes_on_although_it_was_cancelled_is_not_waited_for(
     logged.take("goes on although it was cancelled")
     over.set()
     await task
+
+
+class Workers:
+    """Many who do pieces of work that take as long as a look at the clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        self.work, self.wakes = Work(), Counter[int]()  # by turns of the loop, as the looks
+        self.done: list[int] = []  # by whom each piece was
+        self.looks = Counter[int]()  # at the clock
+        self._clock = count(1, seconds)
+        self._turn = 0
+        monkeypatch.setattr(tasks, "monotonic", self._monotonic)
+        wake = vars(Work)["_wake"]
+
+        def counted(work: Work) -> None:
+            self.wakes[self._turn] += 1
+            wake(work)
+
+        monkeypatch.setattr(Work, "_wake", counted)
+
+    def _monotonic(self) -> float:
+        self.looks[self._turn] += 1
+        return next(self._clock)
+
+    async def do(self, who: int, pieces: int) -> None:
+        for _ in range(pieces):
+            if self.work.enough():
+                await self.work.rest()
+            self.done.append(who)
+            await asyncio.sleep(0)
+
+    async def until(self, *workers: asyncio.Future[None]) -> None:
+        while not all(worker.done() for worker in workers):
+            self._turn += 1
+            await asyncio.sleep(0)
+
+
+async def test_p3_many_who_rest_take_turns_and_few_of_them_wake_in_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = Workers(monkeypatch, seconds=0.001)
+    workers = [asyncio.create_task(many.do(who, pieces=3)) for who in range(300)]
+    await many.until(*workers)
+    assert max(many.looks.values()) < 100
+    assert max(many.wakes.values()) <= 2
+    assert len(many.looks) < 300  # several are done in each turn
+    for part in (many.done[n : n + 300] for n in (0, 300, 600)):
+        assert max(Counter(part).values()) <= 2  # nobody is far ahead, or far behind
+
+
+async def test_p3_who_rests_goes_on_in_each_turn_however_long_its_pieces_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = Workers(monkeypatch, seconds=1.0)
+    workers = [asyncio.create_task(few.do(who, pieces=5)) for who in range(4)]
+    await few.until(*workers)
+    assert Counter(few.done) == dict.fromkeys(range(4), 5)
+    assert len(few.looks) <= 2 * len(few.done)
+
+
+async def test_p3_who_is_cancelled_while_it_rests_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    some = Workers(monkeypatch, seconds=1.0)
+    workers = [asyncio.create_task(some.do(who, pieces=5)) for who in range(200)]
+    await asyncio.sleep(0)
+    for worker in workers[1:-1]:
+        worker.cancel()
+    await some.until(*workers)
+    finished = [who for who, pieces in Counter(some.done).items() if pieces == 5]
+    assert finished == [0, 199]
+    assert len(some.looks) < 30

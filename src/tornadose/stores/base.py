@@ -14,7 +14,8 @@ from typing import Any, Generic, Self
 from ..checks import check_methods, check_seconds
 from ..exceptions import StoreClosedError
 from ..fanout import FanOut
-from ..lanes import Lane, Limits, Policy
+from ..lanes import Lane
+from ..limits import Limits, Policy
 from ..messages import BATCH, Batch, Message, check_cursor, check_message
 from ..protocols import Released, Subscriber
 from ..statistics import Statistics

@@ -9,7 +9,7 @@ from ..checks import check_size
 from ..exceptions import StoreFullError
 from ..fanout import FanOut
 from ..history import History, Page, Replay
-from ..lanes import Policy
+from ..limits import Policy
 from ..messages import BATCH, Batch, GapReason, Message, check_cursor, check_event
 from ..protocols import Subscriber
 from ..typevars import T

@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 
 from ...checks import check_size
 from ...history import Positions
-from ...lanes import Policy
+from ...limits import Policy
 from ...messages import BATCH, Batch, GapReason, Message
 from ...tasks import cancel
 from ..base import BaseStore

@@ -9,7 +9,7 @@ from typing import Generic, overload
 
 from typing_extensions import TypeVar
 
-from ...lanes import Policy
+from ...limits import Policy
 from ...messages import Message, check_event
 from ...tasks import cancel
 from ...wire import check_text

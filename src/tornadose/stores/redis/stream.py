@@ -13,7 +13,8 @@ from typing_extensions import TypeVar
 from ...checks import check_size
 from ...exceptions import OutcomeUnknownError
 from ...fanout import FanOut
-from ...lanes import BEYOND, Policy
+from ...lanes import BEYOND
+from ...limits import Policy
 from ...messages import Message, check_cursor, check_event
 from ...protocols import Subscriber
 from ...statistics import Statistics

@@ -8,7 +8,7 @@ import pytest
 
 from tornadose import GapReason, Message
 from tornadose.fanout import FanOut
-from tornadose.lanes import Limits
+from tornadose.limits import Limits
 from tornadose.stores.redis.connection import Connection, client_of
 from tornadose.stores.redis.entries import Hole
 from tornadose.stores.redis.losses import Loss, Losses
