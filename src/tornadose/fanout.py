@@ -30,6 +30,10 @@ T = TypeVar("T")
 
 Full: TypeAlias = list[tuple[Lane[T], deque[Message[T]]]]  # and what they have no room for
 
+# Seconds of work between two turns of the event loop, 10 ms together:
+PUBLISHING = 0.007
+PUMPING = 0.003
+
 NO_TURN = nullcontext()
 
 
@@ -39,7 +43,8 @@ class FanOut(Generic[T]):
     Attributes:
         limits: What holds for every lane.
         books: What the lanes count.
-        work: What the lanes do between two turns of the event loop.
+        work: Of those who publish and read, between two turns of the event loop.
+        pumping: Of the pumps, apart, as the slow are not to delay the others.
         accepted: Position of the last message that the store has accepted.
         position: Of the last message that was handed to the lanes.
         closers: Tasks that wait for the store to be closed; nobody waits for these.
@@ -50,8 +55,8 @@ class FanOut(Generic[T]):
 
     def __init__(self, limits: Limits, newest: Callable[[], Replay[T]] | None = None) -> None:
         self.limits = limits
-        self.work = Work()  # of those who publish and read
-        self.pumping = Work()  # apart, as the slow are not to delay the others
+        self.work = Work(PUBLISHING)
+        self.pumping = Work(PUMPING)
         self._newest = newest
         self.books = Books()
         self.closers: set[asyncio.Task[Any] | None] = set()

@@ -15,7 +15,6 @@ log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
-WORK_SLICE = 0.005  # seconds of `Work` in a turn of the event loop, of which there are two
 AT_ONCE = 64  # of those who rest, woken in a turn
 CANCELLATION = 1.0  # seconds that a cancelled task may take to end
 
@@ -27,14 +26,18 @@ class Work:
     each turn, in their order: woken all at once, thousands would take the loop's time
     only to see that none is left for them.
 
+    Args:
+        share: Seconds of work between two turns of the event loop.
+
     Attributes:
         until: When it is time to rest; 0 while the loop has its turn.
     """
 
-    __slots__ = ("_resting", "_waking", "until")
+    __slots__ = ("_resting", "_share", "_waking", "until")
 
-    def __init__(self) -> None:
+    def __init__(self, share: float) -> None:
         self.until = 0.0
+        self._share = share
         self._resting: dict[object, asyncio.Future[None]] = {}
         self._waking = False
 
@@ -59,7 +62,7 @@ class Work:
         """Tell whether the time is over. The first to ask begins the count."""
         now = monotonic()
         if not self.until:
-            self.until = now + WORK_SLICE
+            self.until = now + self._share
             asyncio.get_running_loop().call_soon(self._turned)
         return now > self.until
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from itertools import cycle
 
-PROGRESS = 8  # turns in which somebody gets ahead who can
+PROGRESS = 20  # turns in which somebody gets ahead who can: one for each lane, and some more
 
 
 class HandLoop(asyncio.SelectorEventLoop):

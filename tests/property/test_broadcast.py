@@ -106,7 +106,8 @@ def test_p3_under_block_the_stalled_delay_others_by_no_more_than_the_time_limit(
     before: int, after: int, size: int
 ) -> None:
     fanout: FanOut[int] = FanOut(Limits(size, "block", BLOCK_TIMEOUT))
-    with hand_loop() as loop:
+    with hand_loop() as loop, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "monotonic", Clock())
         ready = [admitted(loop, fanout, False) for _ in range(before)]
         stalled = [admitted(loop, fanout, True), admitted(loop, fanout, True)]
         ready += [admitted(loop, fanout, False) for _ in range(after)]

@@ -54,9 +54,10 @@ class Workers:
     """Many who do pieces of work that take as long as a look at the clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-        self.work, self.wakes = Work(), Counter[int]()  # by turns of the loop, as the looks
+        self.work = Work(share=0.005)
         self.done: list[int] = []  # by whom each piece was
-        self.looks = Counter[int]()  # at the clock
+        self.looks = Counter[int]()  # at the clock, in each turn of the loop
+        self.wakes = Counter[int]()  # of those who rest
         self._clock = count(1, seconds)
         self._turn = 0
         monkeypatch.setattr(tasks, "monotonic", self._monotonic)

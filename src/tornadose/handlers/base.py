@@ -172,6 +172,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         send_buffer: int | None = None,
         name: str | None = None,
     ) -> URLSpec: ...
+    # Were `cls` a type[BaseHandler[P]] here as well, P would be Any for who does not
+    # parametrize the class, as its T defaults to Any, and the encoder would go unchecked.
     @overload
     @classmethod
     def route(

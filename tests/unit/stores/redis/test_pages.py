@@ -33,7 +33,7 @@ class Stream:
 
 async def read(stream: Stream, pages: int, size: int) -> int:
     """Read so many pages of this size, and return how many entries were in them."""
-    reader: PageReader[str] = PageReader("stream", str, Work(), size, deque())
+    reader: PageReader[str] = PageReader("stream", str, Work(share=0.007), size, deque())
     position = 0
     for _ in range(pages):
         page = await reader.next(stream.call, position, None, 1.0)
