@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from functools import cached_property
 from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -22,17 +23,13 @@ from .limits import Limits
 from .messages import Batch, GapReason, Message
 from .protocols import Released, Subscriber
 from .statistics import Books, Statistics
-from .tasks import CANCELLATION, Work, cancel, new_task
+from .tasks import CANCELLATION, Work, cancel, new_task, works
 
 __all__ = ("FanOut",)
 
 T = TypeVar("T")
 
 Full: TypeAlias = list[tuple[Lane[T], deque[Message[T]]]]  # and what they have no room for
-
-# Seconds of work between two turns of the event loop, 10 ms together:
-PUBLISHING = 0.007
-PUMPING = 0.003
 
 NO_TURN = nullcontext()
 
@@ -43,8 +40,7 @@ class FanOut(Generic[T]):
     Attributes:
         limits: What holds for every lane.
         books: What the lanes count.
-        work: Of those who publish and read, between two turns of the event loop.
-        pumping: Of the pumps, apart, as the slow are not to delay the others.
+        crowded: Whether the backlog of a pump that rests has become half full.
         accepted: Position of the last message that the store has accepted.
         position: Of the last message that was handed to the lanes.
         closers: Tasks that wait for the store to be closed; nobody waits for these.
@@ -55,8 +51,6 @@ class FanOut(Generic[T]):
 
     def __init__(self, limits: Limits, newest: Callable[[], Replay[T]] | None = None) -> None:
         self.limits = limits
-        self.work = Work(PUBLISHING)
-        self.pumping = Work(PUMPING)
         self._newest = newest
         self.books = Books()
         self.closers: set[asyncio.Task[Any] | None] = set()
@@ -70,6 +64,17 @@ class FanOut(Generic[T]):
         self._handed_on = asyncio.Event()
         self._left = asyncio.Event()
         self._finishing = False
+        self.crowded = False
+
+    @cached_property
+    def work(self) -> Work:
+        """What who publishes and reads has of a turn, together with those of other stores."""
+        return works()[0]
+
+    @cached_property
+    def pumping(self) -> Work:
+        """What the pumps have of it."""
+        return works()[1]
 
     @property
     def conflates(self) -> bool:
@@ -142,7 +147,8 @@ class FanOut(Generic[T]):
     async def broadcast(self, batch: Batch[T], positions: Positions | None = None) -> None:
         """Offer a batch to every lane, giving the event loop its turn every 10 ms.
 
-        Where it went into backlogs, these have a turn before the next batch. Cancelled
+        Where it went into backlogs, these have a turn before the next batch, and where one
+        fills up for want of the loop's time, as many as it takes. Cancelled
         once its own turn has come, it has offered the batch all the same, but waits for
         nobody's room: whom ``block`` would have made it wait for is told of a gap.
 
@@ -160,7 +166,10 @@ class FanOut(Generic[T]):
             finally:
                 self.position = positions[-1]
                 self._handed_on.set()
-            if self.work.enough():
+            if self.crowded:
+                self.crowded = False
+                await self.pumping.rest()
+            elif self.work.enough():
                 await self.work.rest()
             elif self._pumps:
                 await asyncio.sleep(0)

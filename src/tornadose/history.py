@@ -128,5 +128,4 @@ class HistoryReplay(Generic[T]):
         positions = range(self._position + 1, self._position + 1 + len(messages))
         self._position += len(messages)
         self._hole = None
-        met = not messages and hole is None
-        return Page(messages, positions, hole, self._position, met=met)
+        return Page(messages, positions, hole, self._position, met=not messages)

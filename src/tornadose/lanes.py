@@ -31,6 +31,7 @@ log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
+PIECE = 2 * BATCH  # messages until a pump lets others go first; more than it is offered meanwhile
 BEYOND = 1 << 256  # the fence of a lane that takes no live messages, or none yet
 
 
@@ -56,9 +57,11 @@ class Lane(Generic[T]):
         "_marks",
         "_nowait",
         "_one_by_one",
+        "_piece",
         "_pump",
         "_read_to",
         "_replay",
+        "_resting",
         "_waiting",
         "behind",
         "closed",
@@ -84,6 +87,8 @@ class Lane(Generic[T]):
         self._hole_behind: GapReason | None = None  # after it
         self._replay: Replay[T] | None = None
         self._read_to = 0  # position up to which history was read
+        self._piece = PIECE  # messages delivered since it last asked whether others rest
+        self._resting = False
         self._last_id: str | None = None
         self._ending = False
         self._logged = False  # that messages were missed, since it was last without a backlog
@@ -134,6 +139,8 @@ class Lane(Generic[T]):
             self._hole_behind = None
             self._mark()
         books.max_backlog = max(books.max_backlog, queue.qsize())
+        if self._resting and 2 * queue.qsize() >= limits.backlog:
+            self._fanout.crowded = True
         self._ensure_pump()
         return rest
 
@@ -291,8 +298,8 @@ class Lane(Generic[T]):
     async def _read_history(self) -> None:
         books, work = self._fanout.books, self._fanout.pumping
         while self._replay is not None:
-            if work.enough():  # as a page may be there already, and have no messages
-                await work.rest()
+            if work.is_over():  # as a page may be there already, and have no messages
+                await self._rest()
             if self.closed:
                 return
             page = await self._replay.read()
@@ -363,10 +370,11 @@ class Lane(Generic[T]):
         """Deliver messages that count as waiting, together if the subscriber can."""
         books, work = self._fanout.books, self._fanout.pumping
         while messages:
-            if work.enough():
-                await work.rest()
+            if work.is_over() or (self._piece >= PIECE and work.enough()):
+                await self._rest()
             if self.closed:
                 return
+            self._piece = self._piece % PIECE + 1 if self._nowait is None else PIECE
             if self._nowait is not None:
                 self._waiting -= len(messages)
                 if self.take(Batch(messages)):
@@ -379,6 +387,14 @@ class Lane(Generic[T]):
                     return
                 self._waiting += len(messages)
             await self._publish(messages.popleft())
+
+    async def _rest(self) -> None:
+        """Let the others have their turn."""
+        self._resting = True
+        try:
+            await self._fanout.pumping.rest()
+        finally:
+            self._resting = False
 
     async def _publish(self, message: Message[T]) -> None:
         books = self._fanout.books

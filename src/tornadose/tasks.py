@@ -8,23 +8,30 @@ from collections.abc import Coroutine
 from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-__all__ = ("CANCELLATION", "Work", "cancel", "is_cancelled", "new_task")
+__all__ = ("CANCELLATION", "Work", "cancel", "is_cancelled", "new_task", "works")
 
 log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
-AT_ONCE = 64  # of those who rest, woken in a turn
+AT_ONCE = 64  # of those who rest, woken in a turn; more, while they find time
+
+# Seconds of work between two turns of the event loop, 10 ms together. The pumps are apart,
+# as those who are slow are not to delay the others.
+PUBLISHING = 0.007
+PUMPING = 0.003
+
 CANCELLATION = 1.0  # seconds that a cancelled task may take to end
 
 
 class Work:
     """Counts the time since the event loop last had its turn, for all who share it.
 
-    Who has worked enough rests behind those who do already. A few of them are woken in
-    each turn, in their order: woken all at once, thousands would take the loop's time
-    only to see that none is left for them.
+    Who has worked enough rests behind those who do already. Of these, a few are woken in
+    each turn, in their order: woken all at once, thousands would take the loop's time only
+    to see that none is left for them.
 
     Args:
         share: Seconds of work between two turns of the event loop.
@@ -33,17 +40,26 @@ class Work:
         until: When it is time to rest; 0 while the loop has its turn.
     """
 
-    __slots__ = ("_resting", "_share", "_waking", "until")
+    __slots__ = ("_found_time", "_resting", "_share", "_waking", "until")
 
     def __init__(self, share: float) -> None:
         self.until = 0.0
         self._share = share
         self._resting: dict[object, asyncio.Future[None]] = {}
+        self._found_time = 0  # of those woken last
         self._waking = False
 
     def enough(self) -> bool:
         """Tell whether it is time to `rest`, as it is while others do."""
-        return bool(self._resting) or self._is_over()
+        return bool(self._resting) or self.is_over()
+
+    def is_over(self) -> bool:
+        """Tell whether the time is over. The first to ask begins the count."""
+        now = monotonic()
+        if not self.until:
+            self.until = now + self._share
+            asyncio.get_running_loop().call_soon(self._turned)
+        return now > self.until
 
     async def rest(self) -> None:
         """Give the event loop its turn, and go on when there is time again."""
@@ -53,18 +69,11 @@ class Work:
                 self._resting[place] = turn = loop.create_future()
                 self._wake_later()
                 await turn
-                if not self._is_over():
+                if not self.is_over():
+                    self._found_time += 1
                     return
         finally:
             del self._resting[place]
-
-    def _is_over(self) -> bool:
-        """Tell whether the time is over. The first to ask begins the count."""
-        now = monotonic()
-        if not self.until:
-            self.until = now + self._share
-            asyncio.get_running_loop().call_soon(self._turned)
-        return now > self.until
 
     def _turned(self) -> None:
         self.until = 0.0
@@ -75,12 +84,26 @@ class Work:
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake(self) -> None:
-        """Wake the next few; who finds no time left keeps its place."""
-        self._waking = False
-        for turn in islice(self._resting.values(), AT_ONCE):
+        """Wake the next ones; who finds no time left keeps its place."""
+        count, self._found_time = max(AT_ONCE, 2 * self._found_time), 0
+        for turn in islice(self._resting.values(), count):
             if not turn.done():
                 turn.set_result(None)
+        self._waking = False
         self._wake_later()
+
+
+_works: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Work, Work]] = WeakKeyDictionary()
+
+
+def works() -> tuple[Work, Work]:
+    """Return what the stores of the running loop share: publishing, and pumping."""
+    loop = asyncio.get_running_loop()
+    if loop not in _works:
+        for closed in [other for other in _works if other.is_closed()]:
+            del _works[closed]  # as what rests there would keep it for ever
+        _works[loop] = Work(PUBLISHING), Work(PUMPING)
+    return _works[loop]
 
 
 def new_task(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -309,6 +309,51 @@ async def test_p3_fan_out_yields_every_10_ms_and_keeps_the_order() -> None:
     assert max(b - a for a, b in pairwise(turns)) < 0.08
 
 
+async def test_p3_all_stores_of_a_loop_share_the_10_ms(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, turn, taken = count(1, 0.002), 0, Counter[int]()
+
+    class Counted(Direct[int]):
+        def publish_nowait(self, batch: Batch[int], /) -> bool:
+            taken[turn] += 1
+            return super().publish_nowait(batch)
+
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    fanouts = [fan_out() for _ in range(20)]
+    for fanout in fanouts:
+        for _ in range(5):
+            admit(fanout, Counted())
+    publishing = asyncio.gather(*(fanout.broadcast(batch(1)) for fanout in fanouts))
+    while not publishing.done():
+        turn += 1
+        await asyncio.sleep(0)
+    assert taken.total() == 100
+    assert max(taken.values()) < 10  # 7 ms have room for 4
+
+
+async def test_p3_who_waits_for_its_own_client_lets_nobody_wait_for_the_pumps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turns = count(1, 0.002), 0
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    fanout, stalled, direct = fan_out(policy="drop_oldest"), Told[int](), Direct[int]()
+    stalled.running.clear()
+    admit(fanout, stalled)
+    admit(fanout, direct)
+    await fanout.broadcast(batch(1, 2, 3))
+    resting = [asyncio.create_task(fanout.pumping.rest()) for _ in range(200)]
+    await asyncio.sleep(0)
+    publishing = asyncio.create_task(fanout.broadcast(batch(4, 5, 6)))
+    while not publishing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert direct.got == [1, 2, 3, 4, 5, 6]
+    assert turns < 20
+    assert not all(task.done() for task in resting)
+    await asyncio.gather(*resting)
+    stalled.running.set()
+    await settled(fanout)
+
+
 async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:
     turn, hooks = 0, Counter[int]()
 

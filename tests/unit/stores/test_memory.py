@@ -9,7 +9,15 @@ import pytest
 
 from conftest import Logged
 from support import Direct, Plain, Told, balanced, eventually
-from tornadose import DataStore, Gap, Message, QueueStore, StoreClosedError, StoreFullError
+from tornadose import (
+    DataStore,
+    Gap,
+    Message,
+    Policy,
+    QueueStore,
+    StoreClosedError,
+    StoreFullError,
+)
 
 
 async def test_p1_every_subscriber_sees_the_messages_in_the_order_of_acceptance() -> None:
@@ -447,3 +455,30 @@ async def test_data_store_what_is_for_one_alone_arrives_while_values_keep_changi
         await eventually(lambda: len(slow.got) > 3)
         await store.deliver(slow, Message("private"))
         await asyncio.wait_for(changing, 5)
+
+
+@pytest.mark.parametrize("policy", ["disconnect", "drop_oldest"])
+async def test_p3_who_lacks_nothing_but_the_loops_time_is_not_overrun(policy: Policy) -> None:
+    async with QueueStore[int](backlog=256, policy=policy) as store:
+        many = [Told[int]() for _ in range(100)]
+        for subscriber in many:
+            store.register(subscriber)
+        for number in range(1500):
+            await store.submit(number)
+        await eventually(lambda: all(len(subscriber.got) == 1500 for subscriber in many))
+        assert all(subscriber.events == list(range(1500)) for subscriber in many)
+
+
+async def test_p8_who_resumes_where_nothing_is_kept_goes_on_with_what_comes() -> None:
+    class Slow(Told[int]):
+        async def publish_gap(self, gap: Gap, /) -> None:
+            await super().publish_gap(gap)
+            await store.submit(2)  # accepted while it is told
+
+    async with QueueStore[int](history=0) as store:
+        first = await store.submit(0)
+        await store.submit(1)
+        subscriber = Slow()
+        store.resume(subscriber, first.id or "")
+        await eventually(lambda: subscriber.got == [2])
+        assert subscriber.events == [Gap("expired", first.id), 2]

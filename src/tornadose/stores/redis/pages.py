@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 
 from ...history import Positions
 from ...messages import numbered
-from ...tasks import Work
+from ...tasks import works
 from .broker import Decoder, Incoming
 from .connection import array_of
 from .entries import (
@@ -91,17 +91,13 @@ class PageReader(Generic[T]):
     Args:
         stream: Its key.
         decode: Makes the payload of a text.
-        work: Of those who share the event loop.
         size: Bytes at which a page ends.
         poisoned: Remembers the entries of which it is logged that they cannot be decoded.
     """
 
-    def __init__(
-        self, stream: str, decode: Decoder[T], work: Work, size: int, poisoned: deque[bytes]
-    ) -> None:
+    def __init__(self, stream: str, decode: Decoder[T], size: int, poisoned: deque[bytes]) -> None:
         self._stream = stream
         self._decode = decode
-        self._work = work
         self._size = size
         self._count = FIRST_PAGE
         self._cut = False  # whether a page was, so that it is known how many entries fit
@@ -182,10 +178,10 @@ class PageReader(Generic[T]):
         elif full:
             self._count = min(PAGE, count + (count // 8 if self._cut else count) + 1)
         incoming: list[Incoming[T]] = []
-        begun = monotonic()
+        begun, (work, _) = monotonic(), works()
         for cursor, fields in entries:
-            if monotonic() > begun + SHARE and self._work.enough():
-                await self._work.rest()
+            if monotonic() > begun + SHARE and work.enough():
+                await work.rest()
                 begun = monotonic()
             incoming.append(self._incoming(cursor, fields))
         cursors = [cursor for cursor, _ in entries]

@@ -134,7 +134,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         super()._prepare()
         poisoned: deque[bytes] = deque(maxlen=POISONED)
         self._pages, history = (
-            PageReader(self._stream, self._decode, self._fanout.work, size, poisoned)
+            PageReader(self._stream, self._decode, size, poisoned)
             for size in (LIVE_PAGE, HISTORY_PAGE)
         )
         self._losses = Losses()

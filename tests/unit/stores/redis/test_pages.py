@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from tornadose.stores.redis.entries import position_of
 from tornadose.stores.redis.pages import ENTRY_BYTES, PAGE, PageReader
 from tornadose.stores.redis.pipeline import Command
-from tornadose.tasks import Work
 
 
 class Stream:
@@ -33,7 +32,7 @@ class Stream:
 
 async def read(stream: Stream, pages: int, size: int) -> int:
     """Read so many pages of this size, and return how many entries were in them."""
-    reader: PageReader[str] = PageReader("stream", str, Work(share=0.007), size, deque())
+    reader: PageReader[str] = PageReader("stream", str, size, deque())
     position = 0
     for _ in range(pages):
         page = await reader.next(stream.call, position, None, 1.0)
