@@ -273,12 +273,14 @@ class FanOut(Generic[T]):
         self.accepted = max(self.accepted, position)
         self._handed_on.set()
 
-    def rewind(self, position: int) -> None:
-        """Go on from this position, although it is not behind those before."""
-        self.accepted = self.position = position
+    def rewind(self, position: int, end: int = BEYOND - 1) -> None:
+        """Go on from this position, as what was behind it, up to the end, is no more."""
+        self.position = position
+        if self.accepted <= end:
+            self.accepted = position
         self._handed_on.set()
         for lane in self._lanes.values():
-            if lane.fence < BEYOND:
+            if lane.fence <= end:
                 lane.fence = position
 
     async def release_all(self, reason: Released) -> None:

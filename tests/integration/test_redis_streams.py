@@ -1016,6 +1016,102 @@ async def test_p8_p10_who_resumes_before_a_crash_is_noticed_is_told_where_the_lo
     outages(logged)
 
 
+async def test_p8_p10_nobody_who_resumes_gets_ahead_of_a_loss_that_the_reader_has_yet_to_see(
+    server: Server, tmp_path: Path, logged: Logged
+) -> None:
+    disk, copy = tmp_path / "appendonlydir", tmp_path / "copy"
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        store.register(told := Told[str]())
+        kept = await store.submit("kept")
+        await eventually(lambda: told.got == ["kept"])
+        shutil.copytree(disk, copy)
+        told.running.clear()
+        await fill(server, 5, "lost")  # all of which the reader has in hand
+        await eventually(lambda: store.statistics().published == 4)
+        await crash(server, disk, copy)
+        await add(server, "data", "new")
+        store.resume(resumed := Told[str](), str(kept.id))
+        while not await calls(server, "xrange"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        told.running.set()
+        await mended(logged)
+        assert await story(resumed, 2) == [Gap("restarted", kept.id), "new"]
+        lost = [f"lost{number}" for number in range(1, 6)]
+        await eventually(lambda: told.got == ["kept", *lost, "new"])
+        assert told.events[6] == Gap("restarted", told.messages[5].id)
+
+
+async def test_p8_p10_a_replay_is_told_where_its_own_last_entry_is_lost(
+    server: Server, tmp_path: Path, logged: Logged
+) -> None:
+    disk, copy = tmp_path / "appendonlydir", tmp_path / "copy"
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        told, reader = await hold(store), Told[str]()
+        shutil.copytree(disk, copy)
+        await fill(server, 30, "lost")  # unread, but for those on the first page of history
+        reader.running.clear()
+        offered = store.statistics().offered
+        store.resume(reader, "0-0")
+        await eventually(lambda: store.statistics().offered > offered)
+        await crash(server, disk, copy)
+        await add(server, "data", "new")
+        reader.running.set()
+        await eventually(lambda: reader.got[-1:] == ["new"])
+        *before, gap, _ = reader.events
+        assert before == [*HELD, *(f"lost{number}" for number in range(1, len(before) - 2))]
+        assert len(before) > 3
+        assert gap == Gap("restarted", reader.messages[-2].id)
+        told.running.set()
+        await mended(logged)
+
+
+async def test_p2_p10_what_is_submitted_while_a_loss_is_announced_is_accepted_as_ever(
+    server: Server, tmp_path: Path, logged: Logged
+) -> None:
+    disk, copy = tmp_path / "appendonlydir", tmp_path / "copy"
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        slow, told, newcomer = Told[str](), Told[str](), Told[str]()
+        store.register(slow)
+        store.register(told)
+        await store.submit("kept")
+        shutil.copytree(disk, copy)
+        lost = await store.submit("lost")
+        await eventually(lambda: slow.got == told.got == ["kept", "lost"])
+        slow.running.clear()
+        alone = [asyncio.create_task(store.deliver(slow, Message("alone"))) for _ in range(3)]
+        await crash(server, disk, copy)
+        await mended(logged)  # and now the reader waits behind those for its turn
+        await accepted(store, "before")
+        store.register(newcomer)
+        slow.running.set()
+        assert all(await asyncio.gather(*alone))
+        await store.submit("after")
+        await eventually(lambda: newcomer.got[-1:] == told.got[-1:] == ["after"])
+        assert newcomer.events == ["after"]
+        assert told.events == ["kept", "lost", Gap("restarted", lost.id), "before", "after"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind, binary in BINARIES.items() if binary])
+async def test_p10_a_loss_is_noticed_also_where_the_connection_holds(
+    kind: str, tmp_path: Path
+) -> None:
+    """As when a replica has taken over what another server has of the stream."""
+    options = "--enable-debug-command", "local"
+    async with running(kind, tmp_path, *options) as server, store_on(server.port, SHORT) as store:
+        store.register(told := Told[str]())
+        await store.submit("kept")
+        await server.command("SAVE")
+        lost = await store.submit("lost")
+        await eventually(lambda: told.got == ["kept", "lost"])
+        await server.command("DEBUG", "RELOAD", "NOSAVE")
+        await asyncio.sleep(2 * SHORT)  # it looks at the whole stream, and again
+        await add(server, "data", "new")
+        expected = ["kept", "lost", Gap("restarted", lost.id), "new"]
+        assert await story(told, 4) == expected
+        await store.submit("live")
+        assert await story(told, 5) == [*expected, "live"]
+
+
 @pytest.mark.parametrize("foreign", [0, 300])
 @pytest.mark.parametrize("reads", [True, False])
 async def test_p8_p10_who_resumes_later_is_told_of_what_a_crash_has_lost_where_it_was(

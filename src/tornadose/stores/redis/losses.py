@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...messages import GapReason
 
@@ -52,15 +52,16 @@ class Losses:
         while self._unread and self._unread[0][0] <= until:
             self._unread.popleft()
 
-    def missing(self, page: StreamPage[Any], begin: int = 0) -> Sequence[int]:
+    def missing(self, page: StreamPage[object], begin: int = 0) -> Sequence[int]:
         """Return where on a page, which begins there, something of this process is missing."""
         if not self._unread:
             return ()
         there = set(page.cursors)
-        due = takewhile(lambda own: own[0] <= page.position, self._unread)
-        return [position for position, cursor in due if position > begin and cursor not in there]
+        behind = islice(self._unread, bisect_right(self._unread, (begin, b"~")), None)
+        due = takewhile(lambda own: own[0] <= page.position, behind)
+        return [position for position, cursor in due if cursor not in there]
 
-    def find(self, page: StreamPage[Any], begin: int = 0) -> Sequence[Loss]:
+    def find(self, page: StreamPage[object], begin: int = 0) -> Sequence[Loss]:
         """Return, and note, what is missing on a page, behind the hole that is in front of it."""
         missing = self.missing(page, begin)
         if missing and page.hole is not None:
@@ -72,7 +73,7 @@ class Losses:
         for position in missing:
             at = bisect_left(positions, position)
             after = runs[at].after if at in runs else position - 1
-            reason: GapReason = "expired" if position <= page.deleted else "restarted"
+            reason: GapReason = "expired" if position <= (page.deleted or 0) else "restarted"
             runs[at] = Loss(after, position, reason)
         for loss in runs.values():
             self.note(loss)

@@ -37,6 +37,7 @@ __all__ = ("PageReader", "StreamPage")
 log = logging.getLogger("tornadose")
 
 T = TypeVar("T", default=str)
+T_co = TypeVar("T_co", covariant=True)
 
 FIRST_PAGE, PAGE = 10, 200  # entries that are read together, at first and at most
 SHARE = 0.002  # seconds for decoding in each turn of a busy event loop, or it would fall behind
@@ -44,7 +45,7 @@ ENTRY_BYTES = 512  # that an entry costs besides what is in it
 
 
 @dataclass(frozen=True, slots=True)
-class StreamPage(Generic[T]):
+class StreamPage(Generic[T_co]):
     """What stands in the stream behind a position.
 
     Args:
@@ -53,19 +54,19 @@ class StreamPage(Generic[T]):
         position: From where to read on.
         added: Entries ever added up to there, as far as it is known.
         hole: In front of it, if there is one.
-        deleted: Position of the last entry that was deleted from the stream, as far as
-            it is known.
+        deleted: Position of the last entry that was deleted from the stream; unknown
+            before Redis 7.
         strange: Whether no entry can ever have been where it begins.
         full: Whether there may be more behind it.
         size: In bytes.
     """
 
-    incoming: Sequence[Incoming[T]]
+    incoming: Sequence[Incoming[T_co]]
     cursors: Sequence[bytes]
     position: int
     added: int | None = None
     hole: Hole | None = None
-    deleted: int = 0
+    deleted: int | None = None
     strange: bool = False
     full: bool = False
     size: int = 0
@@ -73,7 +74,7 @@ class StreamPage(Generic[T]):
     def positions(self, start: int, end: int) -> Positions:
         return _Positions(self.cursors[start:end])
 
-    def cut(self, losses: Iterable[Loss]) -> Iterator[StreamPage[T]]:
+    def cut(self, losses: Iterable[Loss]) -> Iterator[StreamPage[T_co]]:
         """Cut it where Redis has lost something, with that hole in front of the next part."""
         rest = self
         for after, until, reason in losses:
@@ -113,7 +114,13 @@ class PageReader(Generic[T]):
         return StreamInfo(reply)
 
     async def whole(
-        self, call: Call, position: int, added: int | None = None, *, anew: bool = False
+        self,
+        call: Call,
+        position: int,
+        added: int | None = None,
+        *,
+        anew: bool = False,
+        last: bytes | None = None,
     ) -> StreamPage[T]:
         """Read what stands behind a position, and see what may be missing there.
 
@@ -122,13 +129,15 @@ class PageReader(Generic[T]):
             position: Behind which to read.
             added: Entries ever added up to there, if it is known.
             anew: Whether the connection is a new one, and the stream may be as well.
+            last: The id of the entry that was read last, if there is one.
         """
         at, count = cursor_of(position), self._count
-        reply, there, behind = await together(
+        reply, there, behind, still = await together(
             call,
             ("XINFO", "STREAM", self._stream),
             ("XRANGE", self._stream, at, at),
             ("XRANGE", self._stream, cursor_of(position + 1), "+", "COUNT", count),
+            ("XRANGE", self._stream, last or at, last or at),
         )
         info = StreamInfo(reply)
         entries = array_of(behind) if position < info.last else []
@@ -136,9 +145,10 @@ class PageReader(Generic[T]):
         sure = not anew or bool(array_of(there)) or position == info.deleted
         strange = not info.knows(position, bool(array_of(there)))
         hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
-        if hole is None and anew and strange:  # what was read there has been lost
+        lost = last is not None and info.has_lost(position_of(last), bool(array_of(still)))
+        if lost or (hole is None and anew and strange):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted or 0, strange=strange)
+        page = replace(page, hole=hole, deleted=info.deleted, strange=strange)
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)

@@ -34,6 +34,10 @@ CACHE_BYTES = 4 << 20  # of pages that others may ask for as well
 class StreamHistory(Generic[T]):
     """Pages of history; those who ask for the same one share it.
 
+    Attributes:
+        losses: Of the stream.
+        last: The id of the entry that was last read for the live messages.
+
     Args:
         pages: Makes them.
         pipeline: To Redis, for history alone.
@@ -42,6 +46,7 @@ class StreamHistory(Generic[T]):
 
     def __init__(self, pages: PageReader[T], pipeline: Pipeline, losses: Losses) -> None:
         self.losses = losses
+        self.last: bytes | None = None
         self._pages = pages
         self._pipeline = pipeline
         self._tasks: set[asyncio.Task[StreamPage[T]]] = set()
@@ -49,7 +54,10 @@ class StreamHistory(Generic[T]):
         self._cache: OrderedDict[int, StreamPage[T]] = OrderedDict()
 
     async def behind(self, position: int) -> StreamPage[T]:
-        """Return what stands behind a position, waiting for Redis as long as it takes."""
+        """Return what stands behind a position, waiting for Redis as long as it takes.
+
+        What is missing there is noted among the losses.
+        """
         failures = 0
         while True:
             try:
@@ -76,11 +84,16 @@ class StreamHistory(Generic[T]):
             self._cache.move_to_end(position)
             return page
         if position not in self._reads:
-            read = asyncio.create_task(self._pages.whole(self._pipeline.call, position))
+            read = asyncio.create_task(self._read(position))
             self._tasks.add(read)
             read.add_done_callback(lambda read: self._keep(position, read))
             self._reads[position] = read
         return await asyncio.shield(self._reads[position])
+
+    async def _read(self, position: int) -> StreamPage[T]:
+        page = await self._pages.whole(self._pipeline.call, position, last=self.last)
+        self.losses.find(page, position)
+        return page
 
     def _keep(self, position: int, read: asyncio.Task[StreamPage[T]]) -> None:
         """Keep a full page for a while: nothing can be added to it."""
@@ -135,7 +148,6 @@ class StreamReplay(Generic[T]):
             self._spoken = self._history.losses.spoken(self._position)
         if self._part is None:
             page = await self._history.behind(self._position)
-            self._history.losses.find(page, self._position)
             if page.hole is not None and page.hole.reason == "restarted":
                 if self._position > self._fanout.accepted:
                     return self._live("restarted")
@@ -178,12 +190,15 @@ class StreamReplay(Generic[T]):
 
     def _hole(self, page: StreamPage[T]) -> GapReason | None:
         """Tell why messages are missing in front of a page that is behind those before."""
-        told, self._deleted = max(self._position or 0, self._deleted), page.deleted
+        deleted = page.deleted or 0
+        told, self._deleted = max(self._position or 0, self._deleted), deleted
         if page.hole is not None:
             return page.hole.reason
         if page.strange and not self._begun:
             return "unknown"
-        return "expired" if page.deleted > told else None
+        if page.strange and page.deleted is not None:  # or it may have been deleted
+            return "restarted"
+        return "expired" if deleted > told else None
 
     def _live(self, hole: GapReason) -> Page[T]:
         return Page([], (), hole, self._fanout.accepted, met=True)

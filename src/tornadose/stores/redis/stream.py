@@ -13,7 +13,6 @@ from typing_extensions import TypeVar
 from ...checks import check_size
 from ...exceptions import OutcomeUnknownError
 from ...fanout import FanOut
-from ...lanes import BEYOND
 from ...limits import Policy
 from ...messages import Message, check_cursor, check_event
 from ...protocols import Subscriber
@@ -242,13 +241,17 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         page = await self._pages.next(connection.call, position, self._added, seconds)
         if page is None or self._losses.missing(page):
             return None
+        self._note_last(page)
         await self._hand_on(page.incoming, page.positions)
         return page
 
     async def _whole_page(self, connection: Connection, *, anew: bool) -> StreamPage[T]:
         """Hand on what is there, and announce what is missing."""
         position, accepted = self._fanout.position, self._fanout.accepted
-        page = await self._pages.whole(connection.call, position, self._added, anew=anew)
+        page = await self._pages.whole(
+            connection.call, position, self._added, anew=anew, last=self._history.last
+        )
+        self._note_last(page)
         losses = self._losses.find(page)
         is_another = page.hole is not None and page.hole.reason == "restarted"
         lost_the_rest = not page.full and page.position < accepted
@@ -267,9 +270,16 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             self._history.forget()
             if not is_another:
                 await self._fanout.announce("restarted")
-            self._fanout.rewind(page.position)
-            self._losses.expect_no_more(BEYOND)
+            self._fanout.rewind(page.position, accepted)
+            self._losses.expect_no_more(accepted)
         return replace(page, added=None) if losses else page
+
+    def _note_last(self, page: StreamPage[T]) -> None:
+        """Note what was read last: what is in hand may be lost in Redis before it is handed on."""
+        if page.cursors:
+            self._history.last = page.cursors[-1]
+        elif page.hole is not None:
+            self._history.last = None
 
     def _fall(self, error: Exception) -> None:
         self._pages.read_less()

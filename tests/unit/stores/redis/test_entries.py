@@ -131,20 +131,21 @@ def test_p8_what_is_proven_to_be_complete_is_no_hole(
 
 
 @pytest.mark.parametrize(
-    ("stream", "cursor", "there", "known"),
+    ("stream", "cursor", "there", "known", "lost"),
     [
-        (info("9-0", 9, 9, "1-0"), "6-0", True, True),
-        (info("9-0", 9, 9, "1-0"), "6-5", False, False),
-        (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-5", False, True),
-        (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-6", False, False),
-        (info("9-0", 9, 3, "7-0"), "6-5", False, True),  # it may have been trimmed
-        (info("9-0", None, 9, "1-0"), "6-5", False, False),  # before Redis 7
+        (info("9-0", 9, 9, "1-0"), "6-0", True, True, False),
+        (info("9-0", 9, 9, "1-0"), "6-5", False, False, True),
+        (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-5", False, True, False),
+        (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-6", False, False, True),
+        (info("9-0", 9, 3, "7-0"), "6-5", False, True, False),  # it may have been trimmed
+        (info("9-0", None, 9, "1-0"), "6-5", False, False, False),  # before Redis 7
     ],
 )
 def test_p8_an_id_of_which_there_can_have_been_no_entry_is_known(
-    stream: StreamInfo, cursor: str, there: bool, known: bool
+    stream: StreamInfo, cursor: str, there: bool, known: bool, lost: bool
 ) -> None:
     assert stream.knows(position_of(cursor.encode()), there) is known
+    assert stream.has_lost(position_of(cursor.encode()), there) is lost
 
 
 def test_what_redis_refuses_to_say_of_a_stream_is_an_error() -> None:

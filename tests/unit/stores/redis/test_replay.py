@@ -36,13 +36,15 @@ class Stream(StreamHistory[str]):
     async def behind(self, position: int) -> StreamPage[str]:
         left = [n for n in self.left if n > max(position, self.trimmed)]
         numbers = left[: self.size]
-        return StreamPage(
+        page = StreamPage(
             ["poisoned" if n == self.poisoned else Message(str(n)) for n in numbers],
             [b"0-%d" % number for number in numbers],
             max([position, *numbers]),
             hole=Hole("expired", self.trimmed) if position < self.trimmed else None,
             full=len(left) > self.size,
         )
+        self.losses.find(page, position)
+        return page
 
     def replay(self, after: int) -> StreamReplay[str]:
         stands = asyncio.Event()
