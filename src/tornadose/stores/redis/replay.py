@@ -149,8 +149,8 @@ class StreamReplay(Generic[T]):
         if self._part is None:
             page = await self._history.behind(self._position)
             if page.hole is not None and page.hole.reason == "restarted":
-                if self._position > self._fanout.accepted:
-                    return self._live("restarted")
+                if self._position > max(self._fanout.accepted, page.position):
+                    return self._live("restarted", page.position)  # it has had what is there
                 await self._wait()  # until it is noticed there as well, or there were two gaps
                 return Page([], (), None, self._position, met=False)
             self._parts = self._parts_of(page)
@@ -200,8 +200,8 @@ class StreamReplay(Generic[T]):
             return "restarted"
         return "expired" if deleted > told else None
 
-    def _live(self, hole: GapReason) -> Page[T]:
-        return Page([], (), hole, self._fanout.accepted, met=True)
+    def _live(self, hole: GapReason, position: int = 0) -> Page[T]:
+        return Page([], (), hole, max(self._fanout.accepted, position), met=True)
 
 
 def parts_of(page: StreamPage[T], hole: GapReason | None) -> Iterator[Page[T]]:

@@ -34,6 +34,9 @@ class Stream(StreamHistory[str]):
         self.fanout.accepted = 9
 
     async def behind(self, position: int) -> StreamPage[str]:
+        if position > 9:
+            hole = Hole("restarted", None)
+            return StreamPage([], [], self.left[-1], hole=hole)
         left = [n for n in self.left if n > max(position, self.trimmed)]
         numbers = left[: self.size]
         page = StreamPage(
@@ -193,3 +196,10 @@ async def test_a_page_that_was_read_of_a_stream_that_was_is_not_kept() -> None:
     await history.behind(0)
     assert pages.reads == 2
     await history.close()
+
+
+async def test_p8_who_comes_from_behind_the_end_gets_nothing_again_that_is_unread() -> None:
+    stream = Stream()
+    stream.left, stream.fanout.accepted = [1, 2, 3, 4, 5], 3
+    page = await stream.replay(12).read()
+    assert (page.hole, page.messages, page.met, page.position) == ("restarted", [], True, 5)
