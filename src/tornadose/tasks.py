@@ -100,8 +100,10 @@ def works() -> tuple[Work, Work]:
     """Return what the stores of the running loop share: publishing, and pumping."""
     loop = asyncio.get_running_loop()
     if loop not in _works:
-        for closed in [other for other in _works if other.is_closed()]:
-            del _works[closed]  # as what rests there would keep it for ever
+        for reference in _works.keyrefs():  # of which other threads may add some meanwhile
+            other = reference()
+            if other is not None and other.is_closed():
+                _works.pop(other, None)  # or what rests there would keep it for ever
         _works[loop] = Work(PUBLISHING), Work(PUMPING)
     return _works[loop]
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
 from contextlib import suppress
 from itertools import count
@@ -11,7 +13,7 @@ import pytest
 from conftest import Logged
 from support import EAGER, starting_tasks_by
 from tornadose import tasks
-from tornadose.tasks import Work, cancel, new_task
+from tornadose.tasks import Work, cancel, new_task, works
 
 
 @pytest.mark.parametrize("factory", EAGER)
@@ -121,3 +123,20 @@ async def test_p3_who_is_cancelled_while_it_rests_holds_nobody_up(
     finished = [who for who, pieces in Counter(some.done).items() if pieces == 5]
     assert finished == [0, 199]
     assert len(some.looks) < 30
+
+
+def test_a_loop_that_is_closed_while_many_rest_in_it_is_not_kept() -> None:
+    async def rest() -> None:
+        for _ in range(200):
+            task = asyncio.create_task(works()[0].rest())
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(rest())
+    loop.close()
+    kept = weakref.ref(loop)
+    del loop
+    asyncio.run(rest())
+    gc.collect()
+    assert kept() is None
