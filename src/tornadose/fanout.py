@@ -40,7 +40,7 @@ class FanOut(Generic[T]):
     Attributes:
         limits: What holds for every lane.
         books: What the lanes count.
-        crowded: Whether the backlog of a pump that rests has become half full.
+        crowded: Whether a pump that rests has little room left.
         accepted: Position of the last message that the store has accepted.
         position: Of the last message that was handed to the lanes.
         closers: Tasks that wait for the store to be closed; nobody waits for these.
@@ -69,12 +69,12 @@ class FanOut(Generic[T]):
     @cached_property
     def work(self) -> Work:
         """What who publishes and reads has of a turn, together with those of other stores."""
-        return works()[0]
+        return works().publishing
 
     @cached_property
     def pumping(self) -> Work:
         """What the pumps have of it."""
-        return works()[1]
+        return works().pumping
 
     @property
     def conflates(self) -> bool:
@@ -145,10 +145,10 @@ class FanOut(Generic[T]):
         return [] if rest is None else [(lane, deque(rest))]
 
     async def broadcast(self, batch: Batch[T], positions: Positions | None = None) -> None:
-        """Offer a batch to every lane, giving the event loop its turn every 10 ms.
+        """Offer a batch to every lane, giving the event loop its turns.
 
         Where it went into backlogs, these have a turn before the next batch, and where one
-        fills up for want of the loop's time, as many as it takes. Cancelled
+        fills up for want of the loop's time, as many as it takes to make room. Cancelled
         once its own turn has come, it has offered the batch all the same, but waits for
         nobody's room: whom ``block`` would have made it wait for is told of a gap.
 
@@ -166,13 +166,13 @@ class FanOut(Generic[T]):
             finally:
                 self.position = positions[-1]
                 self._handed_on.set()
-            if self.crowded:
-                self.crowded = False
-                await self.pumping.rest()
-            elif self.work.enough():
+            if self.work.enough():
                 await self.work.rest()
             elif self._pumps:
                 await asyncio.sleep(0)
+            while self.crowded:
+                self.crowded = False
+                await self.pumping.rest()
 
     async def handed_on(self) -> None:
         """Wait until everything accepted before this call was offered to the lanes."""

@@ -31,7 +31,7 @@ log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
-PIECE = 2 * BATCH  # messages until a pump lets others go first; more than it is offered meanwhile
+PIECE = 2 * BATCH  # messages until a pump lets others go first
 BEYOND = 1 << 256  # the fence of a lane that takes no live messages, or none yet
 
 
@@ -87,7 +87,7 @@ class Lane(Generic[T]):
         self._hole_behind: GapReason | None = None  # after it
         self._replay: Replay[T] | None = None
         self._read_to = 0  # position up to which history was read
-        self._piece = PIECE  # messages delivered since it last asked whether others rest
+        self._piece = PIECE  # messages delivered since it last rested
         self._resting = False
         self._last_id: str | None = None
         self._ending = False
@@ -139,8 +139,7 @@ class Lane(Generic[T]):
             self._hole_behind = None
             self._mark()
         books.max_backlog = max(books.max_backlog, queue.qsize())
-        if self._resting and 2 * queue.qsize() >= limits.backlog:
-            self._fanout.crowded = True
+        self._look_for_room()
         self._ensure_pump()
         return rest
 
@@ -300,8 +299,6 @@ class Lane(Generic[T]):
         while self._replay is not None:
             if work.is_over():  # as a page may be there already, and have no messages
                 await self._rest()
-            if self.closed:
-                return
             page = await self._replay.read()
             if self.closed:
                 return
@@ -369,12 +366,10 @@ class Lane(Generic[T]):
     async def _deliver(self, messages: deque[Message[T]]) -> None:
         """Deliver messages that count as waiting, together if the subscriber can."""
         books, work = self._fanout.books, self._fanout.pumping
-        while messages:
+        while messages and not self.closed:
             if work.is_over() or (self._piece >= PIECE and work.enough()):
                 await self._rest()
-            if self.closed:
-                return
-            self._piece = self._piece % PIECE + 1 if self._nowait is None else PIECE
+            self._piece += 1 if self._nowait is None else PIECE
             if self._nowait is not None:
                 self._waiting -= len(messages)
                 if self.take(Batch(messages)):
@@ -389,12 +384,20 @@ class Lane(Generic[T]):
             await self._publish(messages.popleft())
 
     async def _rest(self) -> None:
-        """Let the others have their turn."""
-        self._resting = True
+        """Let the others have their turn; closed meanwhile, the pump is cancelled."""
+        self._resting, self._piece = True, 0
+        self._look_for_room()
         try:
             await self._fanout.pumping.rest()
         finally:
             self._resting = False
+
+    def _look_for_room(self) -> None:
+        """Let who publishes wait where there is little room left for want of the loop's time."""
+        if self._resting and self._backlog is not None:
+            limit = self._fanout.limits.backlog
+            if self._backlog.qsize() > max(0, min(limit // 2, limit - PIECE)):
+                self._fanout.crowded = True
 
     async def _publish(self, message: Message[T]) -> None:
         books = self._fanout.books

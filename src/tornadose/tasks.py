@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from itertools import islice
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 __all__ = ("CANCELLATION", "Work", "cancel", "is_cancelled", "new_task", "works")
@@ -29,9 +29,9 @@ CANCELLATION = 1.0  # seconds that a cancelled task may take to end
 class Work:
     """Counts the time since the event loop last had its turn, for all who share it.
 
-    Who has worked enough rests behind those who do already. Of these, a few are woken in
-    each turn, in their order: woken all at once, thousands would take the loop's time only
-    to see that none is left for them.
+    Who has worked enough, or comes while others rest, rests behind these. In each turn the
+    next few are woken: woken all at once, thousands would take the loop's time only to see
+    that none is left for them.
 
     Args:
         share: Seconds of work between two turns of the event loop.
@@ -93,18 +93,25 @@ class Work:
         self._wake_later()
 
 
-_works: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Work, Work]] = WeakKeyDictionary()
+class Works(NamedTuple):
+    """What the stores of an event loop share."""
+
+    publishing: Work
+    pumping: Work
 
 
-def works() -> tuple[Work, Work]:
-    """Return what the stores of the running loop share: publishing, and pumping."""
+_works: WeakKeyDictionary[asyncio.AbstractEventLoop, Works] = WeakKeyDictionary()
+
+
+def works() -> Works:
+    """Return those of the running loop."""
     loop = asyncio.get_running_loop()
     if loop not in _works:
         for reference in _works.keyrefs():  # of which other threads may add some meanwhile
             other = reference()
             if other is not None and other.is_closed():
                 _works.pop(other, None)  # or what rests there would keep it for ever
-        _works[loop] = Work(PUBLISHING), Work(PUMPING)
+        _works[loop] = Works(Work(PUBLISHING), Work(PUMPING))
     return _works[loop]
 
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import suppress
-from itertools import count, pairwise
+from itertools import count, groupby, pairwise
 from typing import Any, get_args
 from weakref import WeakSet
 
@@ -43,25 +43,6 @@ async def settled(fanout: FanOut[int]) -> None:
     await eventually(lambda: fanout.statistics().pending == 0)
     await asyncio.sleep(0)
     assert balanced(fanout.statistics())
-
-
-@pytest.mark.parametrize(
-    ("limits", "error", "text"),
-    [
-        ({"backlog": 0}, ValueError, "backlog: 0"),
-        ({"backlog": 1.5}, TypeError, "backlog: .*1.5"),
-        ({"policy": "drop"}, ValueError, "policy: 'drop'"),
-        ({"block_timeout": 0}, ValueError, "block_timeout: 0"),
-        ({"block_timeout": "5"}, TypeError, "block_timeout: .*'5'"),
-        ({"max_subscribers": -1}, ValueError, "max_subscribers: -1"),
-        ({"max_subscribers": "9"}, TypeError, "max_subscribers: .*'9'"),
-    ],
-)
-def test_limits_out_of_range_are_refused(
-    limits: dict[str, object], error: type[Exception], text: str
-) -> None:
-    with pytest.raises(error, match=text):
-        Limits(**limits)  # type: ignore[arg-type]  # wrong on purpose
 
 
 async def test_a_batch_is_handed_over_at_once_while_the_subscriber_keeps_up() -> None:
@@ -352,6 +333,33 @@ async def test_p3_who_waits_for_its_own_client_lets_nobody_wait_for_the_pumps(
     await asyncio.gather(*resting)
     stalled.running.set()
     await settled(fanout)
+
+
+async def test_p3_pumps_let_each_other_go_first_however_much_they_have_to_deliver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: 1.0)  # there is always time
+    fanout, story = fan_out(backlog=1000), list[int]()
+
+    class Teller(Plain[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            story.append(who[self])
+
+    who = {Teller(): number for number in range(3)}
+    for subscriber in who:
+        subscriber.running.clear()
+        admit(fanout, subscriber)
+    await fanout.broadcast(batch(*range(500)))
+    resting = asyncio.create_task(fanout.pumping.rest())
+    await asyncio.sleep(0)
+    for subscriber in who:
+        subscriber.running.set()
+    await settled(fanout)
+    await resting
+    longest = max(len([*run]) for _, run in groupby(story))
+    assert longest < 500
+    assert Counter(story) == {0: 500, 1: 500, 2: 500}
 
 
 async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:
@@ -796,3 +804,15 @@ async def test_p2_under_steady_overload_the_loss_is_logged_once(logged: Logged) 
     await settled(fanout)
     assert fanout.statistics().dropped > 100
     logged.take("has missed messages")
+
+
+async def test_rewinding_leaves_alone_what_was_accepted_since() -> None:
+    fanout = fan_out()
+    fanout.skip(5)
+    before = admit(fanout, Direct[int]())
+    fanout.accepted = 9
+    since = admit(fanout, Direct[int]())
+    fanout.rewind(3, end=5)
+    assert (fanout.position, fanout.accepted, before.fence, since.fence) == (3, 9, 3, 9)
+    fanout.rewind(2)
+    assert (fanout.position, fanout.accepted, before.fence, since.fence) == (2, 2, 2, 2)

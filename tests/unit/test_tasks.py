@@ -128,7 +128,7 @@ async def test_p3_who_is_cancelled_while_it_rests_holds_nobody_up(
 def test_a_loop_that_is_closed_while_many_rest_in_it_is_not_kept() -> None:
     async def rest() -> None:
         for _ in range(200):
-            task = asyncio.create_task(works()[0].rest())
+            task = asyncio.create_task(works().pumping.rest())
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         await asyncio.sleep(0)
 

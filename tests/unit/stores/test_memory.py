@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 
 import pytest
 
@@ -458,15 +459,27 @@ async def test_data_store_what_is_for_one_alone_arrives_while_values_keep_changi
 
 
 @pytest.mark.parametrize("policy", ["disconnect", "drop_oldest"])
-async def test_p3_who_lacks_nothing_but_the_loops_time_is_not_overrun(policy: Policy) -> None:
-    async with QueueStore[int](backlog=256, policy=policy) as store:
-        many = [Told[int]() for _ in range(100)]
+@pytest.mark.parametrize(
+    ("subscribers", "backlog", "messages", "seconds"),
+    [(100, 256, 1500, 0), (1000, 8, 50, 0), (1, 64, 500, 0.0005), (20, 128, 300, 0.0001)],
+)
+async def test_p3_who_lacks_nothing_but_the_loops_time_is_not_overrun(
+    subscribers: int, backlog: int, messages: int, seconds: float, policy: Policy
+) -> None:
+    class Computing(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            if seconds:
+                time.sleep(seconds)  # noqa: ASYNC251 (it computes, as it were)
+
+    async with QueueStore[int](backlog=backlog, policy=policy) as store:
+        many = [Computing() for _ in range(subscribers)]
         for subscriber in many:
             store.register(subscriber)
-        for number in range(1500):
+        for number in range(messages):
             await store.submit(number)
-        await eventually(lambda: all(len(subscriber.got) == 1500 for subscriber in many))
-        assert all(subscriber.events == list(range(1500)) for subscriber in many)
+        await eventually(lambda: all(len(subscriber.got) == messages for subscriber in many))
+        assert all(subscriber.events == [*range(messages)] for subscriber in many)
 
 
 async def test_p8_who_resumes_where_nothing_is_kept_goes_on_with_what_comes() -> None:

@@ -112,9 +112,9 @@ class StreamInfo:
         deleted = self.deleted is not None and position <= self.deleted
         return there or deleted or self._is_trimmed(position)
 
-    def has_lost(self, position: int, there: bool) -> bool:
+    def is_lost(self, position: int, still: bool) -> bool:
         """Tell whether an entry that was at a position is gone for no reason; as far as known."""
-        return self.deleted is not None and not self.knows(position, there)
+        return self.deleted is not None and not self.knows(position, still)
 
     def _is_trimmed(self, position: int) -> bool:
         """Tell whether entries behind a position may have been trimmed."""

@@ -57,6 +57,8 @@ class StreamPage(Generic[T_co]):
         deleted: Position of the last entry that was deleted from the stream; unknown
             before Redis 7.
         strange: Whether no entry can ever have been where it begins.
+        lost: Whether the entry that was last read for the live messages is gone, though it
+            was neither trimmed nor deleted.
         full: Whether there may be more behind it.
         size: In bytes.
     """
@@ -68,11 +70,15 @@ class StreamPage(Generic[T_co]):
     hole: Hole | None = None
     deleted: int | None = None
     strange: bool = False
+    lost: bool = False
     full: bool = False
     size: int = 0
 
     def positions(self, start: int, end: int) -> Positions:
         return _Positions(self.cursors[start:end])
+
+    def ends_with_entry(self) -> bool:
+        return bool(self.cursors) and position_of(self.cursors[-1]) == self.position
 
     def cut(self, losses: Iterable[Loss]) -> Iterator[StreamPage[T_co]]:
         """Cut it where Redis has lost something, with that hole in front of the next part."""
@@ -129,15 +135,16 @@ class PageReader(Generic[T]):
             position: Behind which to read.
             added: Entries ever added up to there, if it is known.
             anew: Whether the connection is a new one, and the stream may be as well.
-            last: The id of the entry that was read last, if there is one.
+            last: The id of the entry that was last read for the live messages.
         """
         at, count = cursor_of(position), self._count
-        reply, there, behind, still = await together(
+        other = () if last is None or last == at.encode() else (last,)
+        reply, there, behind, *still = await together(
             call,
             ("XINFO", "STREAM", self._stream),
             ("XRANGE", self._stream, at, at),
             ("XRANGE", self._stream, cursor_of(position + 1), "+", "COUNT", count),
-            ("XRANGE", self._stream, last or at, last or at),
+            *(("XRANGE", self._stream, entry, entry) for entry in other),
         )
         info = StreamInfo(reply)
         entries = array_of(behind) if position < info.last else []
@@ -145,10 +152,11 @@ class PageReader(Generic[T]):
         sure = not anew or bool(array_of(there)) or position == info.deleted
         strange = not info.knows(position, bool(array_of(there)))
         hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
-        lost = last is not None and info.has_lost(position_of(last), bool(array_of(still)))
+        is_there = bool(array_of(still[0] if still else there))
+        lost = last is not None and info.is_lost(position_of(last), is_there)
         if lost or (hole is None and anew and strange):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted, strange=strange)
+        page = replace(page, hole=hole, deleted=info.deleted, strange=strange, lost=lost)
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)
@@ -188,7 +196,7 @@ class PageReader(Generic[T]):
         elif full:
             self._count = min(PAGE, count + (count // 8 if self._cut else count) + 1)
         incoming: list[Incoming[T]] = []
-        begun, (work, _) = monotonic(), works()
+        begun, work = monotonic(), works().publishing
         for cursor, fields in entries:
             if monotonic() > begun + SHARE and work.enough():
                 await work.rest()

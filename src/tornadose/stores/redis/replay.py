@@ -36,7 +36,8 @@ class StreamHistory(Generic[T]):
 
     Attributes:
         losses: Of the stream.
-        last: The id of the entry that was last read for the live messages.
+        last: The id of the entry that was last read for the live messages; ``None`` if it
+            is not in the stream any more, and none has come since.
 
     Args:
         pages: Makes them.
@@ -105,8 +106,8 @@ class StreamHistory(Generic[T]):
         if self._reads.get(position) is not read:
             return  # the stream is not what it was
         del self._reads[position]
-        if read.exception() is not None or not read.result().full:
-            return  # there will be more behind it
+        if read.exception() is not None or not read.result().full or read.result().lost:
+            return  # there will be more behind it, or before
         self._cache[position] = read.result()
         while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
             self._cache.popitem(last=False)
@@ -136,6 +137,7 @@ class StreamReplay(Generic[T]):
         self._part: Page[T] | None = None  # the next of them
         self._full = False
         self._begun = False
+        self._at_entry = False  # rather than where the stream ends
         self._waits = 0  # how often it had to wait for the live messages
 
     async def read(self) -> Page[T]:
@@ -149,13 +151,14 @@ class StreamReplay(Generic[T]):
         if self._part is None:
             page = await self._history.behind(self._position)
             if page.hole is not None and page.hole.reason == "restarted":
-                if self._position > max(self._fanout.accepted, page.position):
+                if self._position > self._fanout.accepted and not page.lost:
                     return self._live("restarted", page.position)  # it has had what is there
                 await self._wait()  # until it is noticed there as well, or there were two gaps
                 return Page([], (), None, self._position, met=False)
             self._parts = self._parts_of(page)
             self._part = next(self._parts)
             self._position, self._full, self._begun = page.position, page.full, True
+            self._at_entry = page.ends_with_entry()
             if page.incoming:
                 self._waits = 0
         part, self._part = self._part, next(self._parts, None)
@@ -196,7 +199,7 @@ class StreamReplay(Generic[T]):
             return page.hole.reason
         if page.strange and not self._begun:
             return "unknown"
-        if page.strange and page.deleted is not None:  # or it may have been deleted
+        if page.strange and self._at_entry and page.deleted is not None:  # or it was deleted
             return "restarted"
         return "expired" if deleted > told else None
 

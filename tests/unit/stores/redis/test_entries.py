@@ -145,7 +145,7 @@ def test_p8_an_id_of_which_there_can_have_been_no_entry_is_known(
     stream: StreamInfo, cursor: str, there: bool, known: bool, lost: bool
 ) -> None:
     assert stream.knows(position_of(cursor.encode()), there) is known
-    assert stream.has_lost(position_of(cursor.encode()), there) is lost
+    assert stream.is_lost(position_of(cursor.encode()), there) is lost
 
 
 def test_what_redis_refuses_to_say_of_a_stream_is_an_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -203,3 +204,32 @@ async def test_p8_who_comes_from_behind_the_end_gets_nothing_again_that_is_unrea
     stream.left, stream.fanout.accepted = [1, 2, 3, 4, 5], 3
     page = await stream.replay(12).read()
     assert (page.hole, page.messages, page.met, page.position) == ("restarted", [], True, 5)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "events"), [(0, ["2", "3", "restarted", "5"]), (None, ["2", "3", "5"])]
+)
+async def test_p8_whose_last_entry_is_gone_is_told_so_unless_it_may_have_been_deleted(
+    deleted: int | None, events: list[str]
+) -> None:
+    class Losing(Stream):
+        async def behind(self, position: int) -> StreamPage[str]:
+            page = await super().behind(position)
+            return replace(page, deleted=deleted, strange=position == 3)
+
+    stream = Losing(2)
+    stream.left, stream.fanout.accepted = [1, 2, 3, 5], 5
+    assert await events_of(stream.replay(1)) == events
+
+
+async def test_p8_where_no_entry_was_none_is_lost() -> None:
+    class Empty(Stream):
+        async def behind(self, position: int) -> StreamPage[str]:
+            page = await super().behind(position)
+            return replace(page, position=max(6, page.position), deleted=0, strange=position == 6)
+
+    stream = Empty()
+    stream.left, stream.fanout.accepted = [1, 2, 3], 7
+    replay = stream.replay(1)
+    assert [message.data for message in (await replay.read()).messages] == ["2", "3"]
+    assert (await replay.read()).hole is None
