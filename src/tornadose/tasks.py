@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ("CANCELLATION", "Work", "cancel", "is_cancelled", "new_task", "works")
+__all__ = ("CANCELLATION", "Work", "Works", "cancel", "is_cancelled", "new_task", "works")
 
 log = logging.getLogger("tornadose")
 
