@@ -166,7 +166,7 @@ class FanOut(Generic[T]):
             finally:
                 self.position = positions[-1]
                 self._handed_on.set()
-            if self.work.enough():
+            if self.work.is_over():
                 await self.work.rest()
             elif self._pumps:
                 await asyncio.sleep(0)
@@ -198,7 +198,7 @@ class FanOut(Generic[T]):
         taken = 0  # of messages, not yet in the books
         cancelled: asyncio.CancelledError | None = None
         for lane in tuple(self._lanes.values()):
-            if monotonic() > work.until and work.enough() and cancelled is None:
+            if monotonic() > work.until and work.is_over() and cancelled is None:
                 self.books.took(taken)
                 taken = 0
                 try:
@@ -238,7 +238,7 @@ class FanOut(Generic[T]):
                     elif rest:
                         await lane.put(rest[0], deadline)
                         rest.popleft()
-                        if self.work.enough():
+                        if self.work.is_over():
                             await self.work.rest()
         finally:
             for lane, rest in full:
@@ -341,7 +341,7 @@ class FanOut(Generic[T]):
             async with turn:
                 while left:
                     act(left.popleft())
-                    if self.work.enough():
+                    if self.work.is_over():
                         await self.work.rest()
         finally:
             while left:

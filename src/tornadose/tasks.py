@@ -29,9 +29,9 @@ CANCELLATION = 1.0  # seconds that a cancelled task may take to end
 class Work:
     """Counts the time since the event loop last had its turn, for all who share it.
 
-    Who has worked enough, or comes while others rest, rests behind these. In each turn the
-    next few are woken: woken all at once, thousands would take the loop's time only to see
-    that none is left for them.
+    Who has worked enough rests behind those who do already. In each turn the next few are
+    woken: woken all at once, thousands would take the loop's time only to see that none is
+    left for them.
 
     Args:
         share: Seconds of work between two turns of the event loop.
@@ -40,17 +40,18 @@ class Work:
         until: When it is time to rest; 0 while the loop has its turn.
     """
 
-    __slots__ = ("_found_time", "_resting", "_share", "_waking", "until")
+    __slots__ = ("_found_time", "_is_first", "_resting", "_share", "_waking", "until")
 
     def __init__(self, share: float) -> None:
         self.until = 0.0
         self._share = share
         self._resting: dict[object, asyncio.Future[None]] = {}
         self._found_time = 0  # of those woken last
+        self._is_first = False  # who wakes next
         self._waking = False
 
     def enough(self) -> bool:
-        """Tell whether it is time to `rest`, as it is while others do."""
+        """Tell whether it is time to `rest` for who lets those who do go first."""
         return bool(self._resting) or self.is_over()
 
     def is_over(self) -> bool:
@@ -69,7 +70,8 @@ class Work:
                 self._resting[place] = turn = loop.create_future()
                 self._wake_later()
                 await turn
-                if not self.is_over():
+                if not self.is_over() or self._is_first:
+                    self._is_first = False
                     self._found_time += 1
                     return
         finally:
@@ -86,6 +88,7 @@ class Work:
     def _wake(self) -> None:
         """Wake the next ones; who finds no time left keeps its place."""
         count, self._found_time = max(AT_ONCE, 2 * self._found_time), 0
+        self._is_first = True  # and goes on, or others might always come before it
         for turn in islice(self._resting.values(), count):
             if not turn.done():
                 turn.set_result(None)

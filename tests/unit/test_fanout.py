@@ -91,7 +91,7 @@ async def test_p10_a_gap_reaches_everybody_also_when_announcing_it_is_cancelled(
     fanout, told = fan_out(), [Told[int]() for _ in range(5)]
     for subscriber in told:
         admit(fanout, subscriber)
-    monkeypatch.setattr(Work, "enough", always)
+    monkeypatch.setattr(Work, "is_over", always)
     announcing = asyncio.create_task(fanout.announce("outage"))
     await asyncio.sleep(0)
     announcing.cancel()
@@ -360,6 +360,24 @@ async def test_p3_pumps_let_each_other_go_first_however_much_they_have_to_delive
     longest = max(len([*run]) for _, run in groupby(story))
     assert longest < 200
     assert Counter(story) == {0: 500, 1: 500, 2: 500}
+
+
+async def test_p3_busy_stores_do_not_make_each_other_rest_for_every_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turns, fanouts = count(1, 0.0001), 0, [fan_out() for _ in range(3)]
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+
+    async def publish(fanout: FanOut[int]) -> None:
+        admit(fanout, Direct[int]())
+        for number in range(1000):
+            await fanout.broadcast(batch(number))
+
+    publishing = asyncio.gather(*map(publish, fanouts))
+    while not publishing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns < 1000
 
 
 async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:

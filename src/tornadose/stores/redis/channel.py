@@ -202,7 +202,7 @@ class RedisStore(BrokerStore[T], Generic[T]):
                     await self._take_in(bytes_of(frame[2]))
                 elif frame == [b"pong", b"drained"]:
                     self._caught_up.set()
-                if work.enough():
+                if work.is_over():
                     await work.rest()
         finally:
             await cancel(beating)

@@ -198,7 +198,7 @@ class PageReader(Generic[T]):
         incoming: list[Incoming[T]] = []
         begun, work = monotonic(), works().publishing
         for cursor, fields in entries:
-            if monotonic() > begun + SHARE and work.enough():
+            if monotonic() > begun + SHARE and work.is_over():
                 await work.rest()
                 begun = monotonic()
             incoming.append(self._incoming(cursor, fields))
