@@ -111,6 +111,25 @@ async def test_p3_who_rests_goes_on_in_each_turn_however_long_its_pieces_are(
     assert len(few.looks) <= 2 * len(few.done)
 
 
+async def test_p3_who_rests_goes_on_although_others_take_the_time_of_every_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Workers(monkeypatch, seconds=1.0).work
+
+    async def greedy() -> None:
+        while True:
+            work.is_over()
+            await asyncio.sleep(0)
+
+    others = [asyncio.create_task(greedy()) for _ in range(3)]
+    await asyncio.sleep(0)
+    resting = asyncio.create_task(work.rest())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert resting.done()
+    await cancel(*others)
+
+
 async def test_p3_who_is_cancelled_while_it_rests_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
