@@ -32,6 +32,7 @@ T = TypeVar("T")
 Full: TypeAlias = list[tuple[Lane[T], deque[Message[T]]]]  # and what they have no room for
 
 NO_TURN = nullcontext()
+FIRST_STEP = 20e-6  # seconds that a new pump takes of the next turn
 
 
 class FanOut(Generic[T]):
@@ -40,7 +41,7 @@ class FanOut(Generic[T]):
     Attributes:
         limits: What holds for every lane.
         books: What the lanes count.
-        crowded: Whether a pump that rests has little room left.
+        crowded: Whether a pump has reported since that its backlog grows while it rests.
         accepted: Position of the last message that the store has accepted.
         position: Of the last message that was handed to the lanes.
         closers: Tasks that wait for the store to be closed; nobody waits for these.
@@ -148,7 +149,7 @@ class FanOut(Generic[T]):
         """Offer a batch to every lane, giving the event loop its turns.
 
         Where it went into backlogs, these have a turn before the next batch, and where one
-        fills up for want of the loop's time, as many as it takes to make room. Cancelled
+        grows for want of the loop's time, all the pumps that rest have theirs. Cancelled
         once its own turn has come, it has offered the batch all the same, but waits for
         nobody's room: whom ``block`` would have made it wait for is told of a gap.
 
@@ -170,7 +171,7 @@ class FanOut(Generic[T]):
                 await self.work.rest()
             elif self._pumps:
                 await asyncio.sleep(0)
-            while self.crowded:
+            if self.crowded:
                 self.crowded = False
                 await self.pumping.rest()
 
@@ -348,6 +349,7 @@ class FanOut(Generic[T]):
                 act(left.popleft())
 
     def start(self, pump: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        self.work.spend(FIRST_STEP)
         task = new_task(pump)
         self._pumps.add(task)
         task.add_done_callback(self._pumps.discard)

@@ -31,7 +31,7 @@ log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
-PIECE = 2 * BATCH  # messages until a pump lets others go first
+PIECE = 2 * BATCH  # messages until a pump lets all others go first
 BEYOND = 1 << 256  # the fence of a lane that takes no live messages, or none yet
 
 
@@ -87,7 +87,7 @@ class Lane(Generic[T]):
         self._hole_behind: GapReason | None = None  # after it
         self._replay: Replay[T] | None = None
         self._read_to = 0  # position up to which history was read
-        self._piece = PIECE  # messages delivered since it last rested
+        self._piece = PIECE  # messages since it last let all others go first
         self._resting = False
         self._last_id: str | None = None
         self._ending = False
@@ -108,7 +108,8 @@ class Lane(Generic[T]):
             self._fail(error)
             return False
         if taken is True:
-            self._last_id = batch.last_id or self._last_id
+            if batch.last_id is not None:
+                self._last_id = batch.last_id
         elif taken is not False:
             self._fail(TypeError(f"publish_nowait returned {taken!r}, which is no bool"))
         return taken is True
@@ -139,7 +140,7 @@ class Lane(Generic[T]):
             self._hole_behind = None
             self._mark()
         books.max_backlog = max(books.max_backlog, queue.qsize())
-        self._look_for_room()
+        self._report_crowding()
         self._ensure_pump()
         return rest
 
@@ -259,6 +260,7 @@ class Lane(Generic[T]):
         if self._pump is None:
             self._pump = self._fanout.start(self._run())
             self._pump.add_done_callback(self._make_sure)
+            self._piece = PIECE
             self.behind = True
 
     def _make_sure(self, pump: asyncio.Task[None]) -> None:
@@ -384,20 +386,26 @@ class Lane(Generic[T]):
             await self._publish(messages.popleft())
 
     async def _rest(self) -> None:
-        """Let the others have their turn; closed meanwhile, the pump is cancelled."""
-        self._resting, self._piece = True, 0
-        self._look_for_room()
+        """Let others go first, all of them or, in the middle of a piece, those of this turn.
+
+        Each time counts as much as a batch, or who computes long would hold up the others.
+        Closed meanwhile, the pump is cancelled.
+        """
+        self._piece += BATCH
+        ahead = self._piece < PIECE
+        if not ahead:
+            self._piece = 0
+        self._resting = True
+        self._report_crowding()
         try:
-            await self._fanout.pumping.rest()
+            await self._fanout.pumping.rest(ahead)
         finally:
             self._resting = False
 
-    def _look_for_room(self) -> None:
-        """Let who publishes wait where there is little room left for want of the loop's time."""
-        if self._resting and self._backlog is not None:
-            limit = self._fanout.limits.backlog
-            if self._backlog.qsize() > max(0, min(limit // 2, limit - PIECE)):
-                self._fanout.crowded = True
+    def _report_crowding(self) -> None:
+        """Let who publishes wait once, where a backlog grows for want of the loop's time."""
+        if self._resting and self._queue().qsize() > self._fanout.limits.backlog // 2:
+            self._fanout.crowded = True
 
     async def _publish(self, message: Message[T]) -> None:
         books = self._fanout.books

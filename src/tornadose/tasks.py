@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Coroutine
 from itertools import islice
 from time import monotonic
@@ -16,7 +17,7 @@ log = logging.getLogger("tornadose")
 
 T = TypeVar("T")
 
-AT_ONCE = 64  # of those who rest, woken in a turn; more, while they find time
+AT_ONCE = 64  # of those who rest, woken in a turn
 
 # Seconds of work between two turns of the event loop, 10 ms together. The pumps are apart,
 # as those who are slow are not to delay the others.
@@ -40,18 +41,17 @@ class Work:
         until: When it is time to rest; 0 while the loop has its turn.
     """
 
-    __slots__ = ("_found_time", "_is_first", "_resting", "_share", "_waking", "until")
+    __slots__ = ("_one_may_go_on", "_resting", "_share", "_waking", "until")
 
     def __init__(self, share: float) -> None:
         self.until = 0.0
         self._share = share
-        self._resting: dict[object, asyncio.Future[None]] = {}
-        self._found_time = 0  # of those woken last
-        self._is_first = False  # who wakes next
+        self._resting: OrderedDict[object, asyncio.Future[None]] = OrderedDict()
+        self._one_may_go_on = False  # of those who were woken, though the time is over
         self._waking = False
 
     def enough(self) -> bool:
-        """Tell whether it is time to `rest` for who lets those who do go first."""
+        """Tell whether to `rest`: the time is over, or others wait for theirs."""
         return bool(self._resting) or self.is_over()
 
     def is_over(self) -> bool:
@@ -62,17 +62,28 @@ class Work:
             asyncio.get_running_loop().call_soon(self._turned)
         return now > self.until
 
-    async def rest(self) -> None:
-        """Give the event loop its turn, and go on when there is time again."""
+    def spend(self, seconds: float) -> None:
+        """Count what will be taken of the next turn as well."""
+        self.is_over()
+        self.until -= seconds
+
+    async def rest(self, ahead: bool = False) -> None:
+        """Give the event loop its turn, and go on when there is time again.
+
+        Args:
+            ahead: Whether to rest before the others, and not behind them.
+        """
         loop, place = asyncio.get_running_loop(), object()
         try:
             while True:
                 self._resting[place] = turn = loop.create_future()
+                if ahead:
+                    self._resting.move_to_end(place, last=False)
+                    ahead = False  # it keeps this place
                 self._wake_later()
                 await turn
-                if not self.is_over() or self._is_first:
-                    self._is_first = False
-                    self._found_time += 1
+                if not self.is_over() or self._one_may_go_on:
+                    self._one_may_go_on = False
                     return
         finally:
             del self._resting[place]
@@ -87,9 +98,8 @@ class Work:
 
     def _wake(self) -> None:
         """Wake the next ones; who finds no time left keeps its place."""
-        count, self._found_time = max(AT_ONCE, 2 * self._found_time), 0
-        self._is_first = True  # and goes on, or others might always come before it
-        for turn in islice(self._resting.values(), count):
+        self._one_may_go_on = True  # or others might always come before it
+        for turn in islice(self._resting.values(), AT_ONCE):
             if not turn.done():
                 turn.set_result(None)
         self._waking = False

@@ -39,6 +39,10 @@ def batch(*data: int) -> Batch[int]:
     return Batch([Message(number, f"i-{number}") for number in data])
 
 
+def resting_pumps(fanout: FanOut[int]) -> int:
+    return len(fanout.pumping._resting)  # pyright: ignore[reportPrivateUsage]
+
+
 async def settled(fanout: FanOut[int]) -> None:
     await eventually(lambda: fanout.statistics().pending == 0)
     await asyncio.sleep(0)
@@ -311,6 +315,110 @@ async def test_p3_all_stores_of_a_loop_share_the_10_ms(monkeypatch: pytest.Monke
     assert max(taken.values()) < 10  # 7 ms have room for 4
 
 
+async def test_p3_the_pumps_of_all_stores_of_a_loop_share_their_part_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turn, taken = count(1, 0.002), 0, Counter[int]()
+
+    class Counted(Plain[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            taken[turn] += 1
+
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    fanouts = [fan_out() for _ in range(20)]
+    for fanout in fanouts:
+        admit(fanout, Counted())
+    publishing = asyncio.gather(*(fanout.broadcast(batch(1, 2, 3)) for fanout in fanouts))
+    while taken.total() < 60:
+        turn += 1
+        await asyncio.sleep(0)
+    await publishing
+    assert max(taken.values()) < 5  # 3 ms have room for 2
+
+
+async def test_p3_publishing_to_nobody_leaves_the_loop_its_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, fanout, turns = count(1, 0.002), fan_out(), 0
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+
+    async def publish() -> None:
+        for number in range(100):
+            await fanout.broadcast(batch(number))
+
+    publishing = asyncio.create_task(publish())
+    while not publishing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 20  # 7 ms have room for 4
+
+
+async def test_p3_starting_many_pumps_leaves_the_loop_its_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, fanout, pumps = count(1, 0.0), fan_out(), [0]
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    many = [Plain[int]() for _ in range(2000)]
+    for subscriber in many:
+        admit(fanout, subscriber)
+    publishing = asyncio.create_task(fanout.broadcast(batch(1)))
+    while not publishing.done():
+        await asyncio.sleep(0)
+        pumps.append(fanout.statistics().offered)
+    assert max(b - a for a, b in pairwise(pumps)) < 500
+    await settled(fanout)
+    assert all(subscriber.got == [1] for subscriber in many)
+
+
+async def test_p3_who_computes_in_its_publish_delays_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, turns = count(1, 0.0001), 0
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+
+    class Computing(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            for _ in range(100):  # 10 ms
+                next(clock)
+
+    async def publish() -> None:
+        for first in range(0, 400, 8):
+            await fanout.broadcast(batch(*range(first, first + 8)))
+
+    fanout, computing, direct = fan_out(16, "drop_oldest"), Computing(), Direct[int]()
+    admit(fanout, computing)
+    admit(fanout, direct)
+    publishing = asyncio.create_task(publish())
+    while not publishing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert direct.got == [*range(400)]
+    assert turns < 400
+    await settled(fanout)
+    assert any(isinstance(event, Gap) for event in computing.events)
+
+
+async def test_p3_whose_pump_rests_for_long_is_not_overrun_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, fanout, subscriber = count(1, 1.0), fan_out(backlog=8), Plain[int]()
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    admit(fanout, subscriber)
+    await fanout.broadcast(batch(0))
+    await settled(fanout)
+    resting = [asyncio.create_task(fanout.pumping.rest()) for _ in range(50)]
+    await asyncio.sleep(0)
+    await fanout.broadcast(batch(1, 2))
+    await fanout.broadcast(batch(3))
+    assert not resting[10].done()  # there was room
+    for number in range(4, 40, 2):
+        assert resting[-1].done() or subscriber.got == [0]  # it began behind them
+        await fanout.broadcast(batch(number, number + 1))
+    await settled(fanout)
+    assert subscriber.got == [*range(40)]
+
+
 async def test_p3_who_waits_for_its_own_client_lets_nobody_wait_for_the_pumps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -320,7 +428,11 @@ async def test_p3_who_waits_for_its_own_client_lets_nobody_wait_for_the_pumps(
     stalled.running.clear()
     admit(fanout, stalled)
     admit(fanout, direct)
-    await fanout.broadcast(batch(1, 2, 3))
+    before = asyncio.create_task(fanout.pumping.rest())
+    await asyncio.sleep(0)
+    await fanout.broadcast(batch(1, 2, 3))  # whose pump rests once, and then waits
+    await before
+    await eventually(lambda: fanout.statistics().pending == 3 and not resting_pumps(fanout))
     resting = [asyncio.create_task(fanout.pumping.rest()) for _ in range(200)]
     await asyncio.sleep(0)
     publishing = asyncio.create_task(fanout.broadcast(batch(4, 5, 6)))
@@ -427,6 +539,23 @@ async def test_p7_letting_go_of_many_lets_go_of_all_also_when_cancelled(
     await asyncio.wait({aborting})
     assert aborting.cancelled()
     assert [subscriber.events for subscriber in many] == [["timeout"]] * 30
+
+
+async def test_p2_a_broadcast_that_is_cancelled_in_a_pause_goes_on_without_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = count(1, 0.002)
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    fanout, many = fan_out(), [Direct[int]() for _ in range(100)]
+    for subscriber in many:
+        admit(fanout, subscriber)
+    publishing = asyncio.create_task(fanout.broadcast(batch(1)))
+    await asyncio.sleep(0)
+    assert 0 < sum(len(subscriber.got) for subscriber in many) < 20
+    publishing.cancel()
+    await asyncio.sleep(0)
+    assert publishing.done()
+    assert all(subscriber.got == [1] for subscriber in many)
 
 
 async def test_p3_filling_many_backlogs_yields_every_10_ms(

@@ -130,6 +130,20 @@ async def test_p3_who_rests_goes_on_although_others_take_the_time_of_every_turn(
     await cancel(*others)
 
 
+async def test_p3_who_rests_ahead_goes_on_before_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work, story = Workers(monkeypatch, seconds=1.0).work, list[str]()
+
+    async def rest(who: str, ahead: bool) -> None:
+        await work.rest(ahead)
+        story.append(who)
+
+    some = [("a", False), ("b", False), ("c", True), ("d", True), ("e", True)]
+    await asyncio.gather(*(rest(*one) for one in some))
+    assert story == ["e", "d", "c", "a", "b"]
+
+
 async def test_p3_who_is_cancelled_while_it_rests_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,3 +173,13 @@ def test_a_loop_that_is_closed_while_many_rest_in_it_is_not_kept() -> None:
     asyncio.run(rest())
     gc.collect()
     assert kept() is None
+
+
+async def test_a_loop_that_runs_keeps_its_share_when_others_come() -> None:
+    async def other() -> object:
+        return works()
+
+    mine = works()
+    assert await asyncio.to_thread(asyncio.run, other()) is not mine
+    await asyncio.to_thread(asyncio.run, other())
+    assert works() is mine

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Sized
 from ssl import SSLSocket, SSLWantReadError, SSLWantWriteError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
@@ -68,7 +68,8 @@ class Connection:
         self._queued = 0  # calls of `write` that are not done
         self._stream = stream
         # To ask the stream whether it is writing would be a twentieth of a delivery.
-        self._unwritten: Sized | None = stream._write_buffer  # pyright: ignore[reportPrivateUsage]
+        buffer: Any = stream._write_buffer  # pyright: ignore[reportPrivateUsage]
+        self._unwritten: Sized = buffer._buffers
         self._write_timeout = write_timeout
         self._turn: asyncio.Lock | None = None
         self._timer: asyncio.TimerHandle | None = None
