@@ -56,7 +56,8 @@ class StreamPage(Generic[T_co]):
         hole: In front of it, if there is one.
         deleted: Position of the last entry that was deleted from the stream; unknown
             before Redis 7.
-        strange: Whether no entry can ever have been where it begins.
+        begin_known: Whether an entry may have been where it begins; if not, it was another
+            stream in which one was.
         lost: Whether the entry that was last read for the live messages is gone, though it
             was neither trimmed nor deleted.
         full: Whether there may be more behind it.
@@ -69,7 +70,7 @@ class StreamPage(Generic[T_co]):
     added: int | None = None
     hole: Hole | None = None
     deleted: int | None = None
-    strange: bool = False
+    begin_known: bool = True
     lost: bool = False
     full: bool = False
     size: int = 0
@@ -150,13 +151,13 @@ class PageReader(Generic[T]):
         entries = array_of(behind) if position < info.last else []
         page = await self._page(entries, position, count)
         sure = not anew or bool(array_of(there)) or position == info.deleted
-        strange = not info.knows(position, bool(array_of(there)))
+        known = info.knows(position, bool(array_of(there)))
         hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
         is_there = bool(array_of(still[0] if still else there))
         lost = last is not None and info.is_lost(position_of(last), is_there)
-        if lost or (hole is None and anew and strange):  # what was read there
+        if lost or (hole is None and anew and not known):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted, strange=strange, lost=lost)
+        page = replace(page, hole=hole, deleted=info.deleted, begin_known=known, lost=lost)
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)

@@ -137,7 +137,7 @@ class StreamReplay(Generic[T]):
         self._part: Page[T] | None = None  # the next of them
         self._full = False
         self._begun = False
-        self._at_entry = False  # rather than where the stream ends
+        self._known = False  # whether an entry may have been at the position, now and for ever
         self._waits = 0  # how often it had to wait for the live messages
 
     async def read(self) -> Page[T]:
@@ -157,8 +157,9 @@ class StreamReplay(Generic[T]):
                 return Page([], (), None, self._position, met=False)
             self._parts = self._parts_of(page)
             self._part = next(self._parts)
+            stays = page.position == self._position and page.begin_known
+            self._known = page.ends_with_entry() or stays
             self._position, self._full, self._begun = page.position, page.full, True
-            self._at_entry = page.ends_with_entry()
             if page.incoming:
                 self._waits = 0
         part, self._part = self._part, next(self._parts, None)
@@ -197,9 +198,9 @@ class StreamReplay(Generic[T]):
         told, self._deleted = max(self._position or 0, self._deleted), deleted
         if page.hole is not None:
             return page.hole.reason
-        if page.strange and not self._begun:
+        if not page.begin_known and not self._begun:
             return "unknown"
-        if page.strange and self._at_entry and page.deleted is not None:  # or it was deleted
+        if not page.begin_known and self._known and page.deleted is not None:  # or it was deleted
             return "restarted"
         return "expired" if deleted > told else None
 

@@ -215,7 +215,7 @@ async def test_p8_whose_last_entry_is_gone_is_told_so_unless_it_may_have_been_de
     class Losing(Stream):
         async def behind(self, position: int) -> StreamPage[str]:
             page = await super().behind(position)
-            return replace(page, deleted=deleted, strange=position == 3)
+            return replace(page, deleted=deleted, begin_known=position != 3)
 
     stream = Losing(2)
     stream.left, stream.fanout.accepted = [1, 2, 3, 5], 5
@@ -226,10 +226,27 @@ async def test_p8_where_no_entry_was_none_is_lost() -> None:
     class Empty(Stream):
         async def behind(self, position: int) -> StreamPage[str]:
             page = await super().behind(position)
-            return replace(page, position=max(6, page.position), deleted=0, strange=position == 6)
+            return replace(
+                page, position=max(6, page.position), deleted=0, begin_known=position != 6
+            )
 
     stream = Empty()
     stream.left, stream.fanout.accepted = [1, 2, 3], 7
     replay = stream.replay(1)
     assert [message.data for message in (await replay.read()).messages] == ["2", "3"]
     assert (await replay.read()).hole is None
+
+
+async def test_p8_whose_last_entry_is_gone_is_told_so_also_where_nothing_came_before() -> None:
+    class Losing(Stream):
+        async def behind(self, position: int) -> StreamPage[str]:
+            page = await super().behind(position)
+            return replace(page, deleted=0, begin_known=position in self.left)
+
+    stream = Losing()
+    stream.left, stream.fanout.accepted = [1, 2, 3], 4  # which is not read yet
+    replay = stream.replay(3)
+    page = await replay.read()
+    assert (page.hole, page.messages, page.met) == (None, [], False)
+    stream.left, stream.fanout.accepted = [1, 2, 5], 5
+    assert await events_of(replay) == ["restarted", "5"]
