@@ -195,7 +195,8 @@ class StreamReplay(Generic[T]):
     def _hole(self, page: StreamPage[T]) -> GapReason | None:
         """Tell why messages are missing in front of a page that is behind those before."""
         deleted = page.deleted or 0
-        told, self._deleted = max(self._position or 0, self._deleted), deleted
+        told = max(self._position or 0, self._deleted)
+        self._deleted = max(told, deleted)  # as a page that is kept may know of less
         if page.hole is not None:
             return page.hole.reason
         if not page.begin_known and not self._begun:

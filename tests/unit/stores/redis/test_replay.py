@@ -250,3 +250,14 @@ async def test_p8_whose_last_entry_is_gone_is_told_so_also_where_nothing_came_be
     assert (page.hole, page.messages, page.met) == (None, [], False)
     stream.left, stream.fanout.accepted = [1, 2, 5], 5
     assert await events_of(replay) == ["restarted", "5"]
+
+
+async def test_p8_a_deletion_is_told_once_also_where_a_page_was_read_before_it() -> None:
+    class Deleting(Stream):
+        async def behind(self, position: int) -> StreamPage[str]:
+            page = await super().behind(position)
+            return replace(page, deleted=0 if position == 2 else 8)
+
+    stream = Deleting(1)
+    stream.left.remove(8)
+    assert await events_of(stream.replay(1)) == ["expired", *"2345679"]
