@@ -1254,6 +1254,44 @@ async def test_p8_p10_what_redis_loses_under_a_replay_is_one_gap_behind_what_is_
     assert late.events == [*texts[-9:], gap, "live", "closed"]
 
 
+GAP = Gap("restarted")
+
+
+@pytest.mark.parametrize(
+    ("then", "live", "resumed"),
+    [
+        ("", [GAP], [GAP]),
+        ("redis.call('XADD', KEYS[1], '*', 'data', 'new')", [GAP, "new"], ["new"]),
+        (
+            "redis.call('DEL', KEYS[1]) redis.call('XADD', KEYS[1], '1-0', 'data', 'lower')",
+            [GAP],
+            [GAP],
+        ),
+    ],
+    ids=["nothing more", "more", "another stream"],
+)
+async def test_p2_p10_what_only_a_replay_has_read_is_not_lost_without_a_word(
+    server: Server, then: str, live: list[str | Gap], resumed: list[str | Gap]
+) -> None:
+    options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
+    async with store_on(server.port, SHORT, **options) as store:
+        told, reader = await hold(store), Told[str]()
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await fill(server, 3, "lost")  # which the live messages have yet to come to
+        store.resume(reader, "0-0")
+        before = [*HELD, "lost1", "lost2", "lost3"]
+        await eventually(lambda: reader.got == before)
+        await server.command("EVAL", FALL_BACK + then, "1", KEY, backup)
+        told.running.set()
+        await eventually(lambda: len(told.events) == 3 + len(live))
+        await store.submit("live")
+        await eventually(lambda: told.got[-1] == reader.got[-1] == "live")
+    for subscriber, start, end in (told, HELD, live), (reader, before, resumed):
+        gap = Gap("restarted", subscriber.messages[len(start) - 1].id)
+        expected = [*start, *(gap if event == GAP else event for event in end)]
+        assert subscriber.events == [*expected, "live", "closed"]
+
+
 USER = "ACL", "SETUSER", "app"
 RIGHT = *USER, "on", ">right", "~*", "&*", "+@all"
 NO_SERVER = "1"  # a port that nobody listens on

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Loss", "Losses")
 
-UNREAD = 1 << 16  # entries of this process of which it is seen whether they come
+UNREAD = 1 << 16  # entries of which it is seen whether they come
 KNOWN = 256  # losses that are remembered
 
 
@@ -40,12 +40,16 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        self._unread: deque[tuple[int, bytes]] = deque(maxlen=UNREAD)
+        self._unread = deque[tuple[int, bytes]]()  # in order
         self._known: deque[Loss] = deque(maxlen=KNOWN)
 
     def expect(self, position: int, cursor: bytes) -> None:
-        """Note that this process has added an entry, which will be read."""
-        self._unread.append((position, cursor))
+        """Note that there is an entry which the live messages have yet to come to."""
+        at = bisect_left(self._unread, (position, cursor))
+        if at == len(self._unread) or self._unread[at][0] != position:
+            self._unread.insert(at, (position, cursor))
+        if len(self._unread) > UNREAD:
+            self._unread.popleft()
 
     def expect_no_more(self, until: int) -> None:
         """Note that what stood up to this position was read, or is given up."""
@@ -53,7 +57,7 @@ class Losses:
             self._unread.popleft()
 
     def missing(self, page: StreamPage[object], begin: int = 0) -> Sequence[int]:
-        """Return where on a page, which begins there, something of this process is missing."""
+        """Return where on a page, which begins there, something that is expected is missing."""
         if not self._unread:
             return ()
         there = set(page.cursors)

@@ -35,6 +35,7 @@ class StreamHistory(Generic[T]):
     """Pages of history; those who ask for the same one share it.
 
     Attributes:
+        fanout: Of the live messages.
         losses: Of the stream.
         last: The id of the entry that was last read for the live messages; ``None`` if it
             is not in the stream any more, and none has come since.
@@ -43,9 +44,13 @@ class StreamHistory(Generic[T]):
         pages: Makes them.
         pipeline: To Redis, for history alone.
         losses: Of the stream.
+        fanout: Of the live messages.
     """
 
-    def __init__(self, pages: PageReader[T], pipeline: Pipeline, losses: Losses) -> None:
+    def __init__(
+        self, pages: PageReader[T], pipeline: Pipeline, losses: Losses, fanout: FanOut[T]
+    ) -> None:
+        self.fanout = fanout
         self.losses = losses
         self.last: bytes | None = None
         self._pages = pages
@@ -96,8 +101,19 @@ class StreamHistory(Generic[T]):
         self.losses.find(page, position)
         return page
 
+    def _accept(self, page: StreamPage[T]) -> None:
+        """Count as accepted what was read ahead of the live messages, and expect it there.
+
+        What was last read is enough: a crash that loses what was before it loses it as well.
+        """
+        if page.hole is not None and page.hole.reason == "restarted":
+            return  # nobody will get it before the reader has noticed
+        self.fanout.accepted = max(self.fanout.accepted, page.position)
+        if page.cursors and (last := position_of(page.cursors[-1])) > self.fanout.position:
+            self.losses.expect(last, page.cursors[-1])
+
     def _keep(self, position: int, read: asyncio.Task[StreamPage[T]]) -> None:
-        """Keep a full page for a while: nothing can be added to it."""
+        """Take note of a page; keep a full one for a while: nothing can be added to it."""
         self._tasks.discard(read)
         if read.cancelled():
             return
@@ -106,7 +122,10 @@ class StreamHistory(Generic[T]):
         if self._reads.get(position) is not read:
             return  # the stream is not what it was
         del self._reads[position]
-        if read.exception() is not None or not read.result().full or read.result().lost:
+        if read.exception() is not None:
+            return
+        self._accept(read.result())
+        if not read.result().full or read.result().lost:
             return  # there will be more behind it, or before
         self._cache[position] = read.result()
         while sum(page.size for page in self._cache.values()) > CACHE_BYTES:
@@ -117,16 +136,13 @@ class StreamReplay(Generic[T]):
     """Reads the stream for one subscriber, up to where the live messages are.
 
     Args:
-        fanout: Of the live messages.
-        stands: Set while these are read, so that losses are known.
+        stands: Set while the live messages are read, so that losses are known.
         history: From which it reads.
         cursor: Where to begin; it may be anything.
     """
 
-    def __init__(
-        self, fanout: FanOut[T], stands: asyncio.Event, history: StreamHistory[T], cursor: str
-    ) -> None:
-        self._fanout = fanout
+    def __init__(self, stands: asyncio.Event, history: StreamHistory[T], cursor: str) -> None:
+        self._fanout = history.fanout
         self._stands = stands
         self._history = history
         self._cursor = cursor

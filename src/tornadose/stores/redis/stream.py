@@ -42,7 +42,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
     because it was trimmed or deleted meanwhile, is a gap.
 
     An entry has its payload in the field ``data``, and its event, if any, in ``event``.
-    What another program has added counts as accepted when it is read here.
+    What another program has added counts as accepted when it is read here, also as history.
 
     Args:
         stream: The key; by default the one that ``redis-cli XADD tornadose '*' data
@@ -137,7 +137,9 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             for size in (LIVE_PAGE, HISTORY_PAGE)
         )
         self._losses = Losses()
-        self._history = StreamHistory(history, self._new_pipeline(1, None), self._losses)
+        self._history = StreamHistory(
+            history, self._new_pipeline(1, None), self._losses, self._fanout
+        )
         self._stands = asyncio.Event()  # while the live messages are read
         self._placed = asyncio.Event()  # once it is known where the live messages begin
         self._added: int | None = None  # entries, ever, up to the position of the fan-out
@@ -188,7 +190,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         lane = self._admit(subscriber)
         if lane is not None and after:
             self._fanout.books.resumed += 1
-            lane.replay(StreamReplay(self._fanout, self._stands, self._history, after), after)
+            lane.replay(StreamReplay(self._stands, self._history, after), after)
 
     async def publish(self) -> None:
         """Read the stream, and hand on what comes."""

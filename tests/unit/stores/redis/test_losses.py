@@ -30,6 +30,10 @@ def test_what_is_on_the_page_or_not_yet_due_is_not_missing() -> None:
     assert losses.missing(page(5, 6), begin=4) == []
 
 
+def test_what_is_expected_stands_in_order_and_once() -> None:
+    assert expecting(4, 2, 4, 2).missing(page(5)) == [2, 4]
+
+
 def test_what_is_missing_between_two_entries_is_one_loss() -> None:
     losses = expecting(2, 3, 5, 7, 8)
     found = [Loss(1, 3), Loss(6, 8)]

@@ -53,7 +53,7 @@ class Stream(StreamHistory[str]):
     def replay(self, after: int) -> StreamReplay[str]:
         stands = asyncio.Event()
         stands.set()
-        return StreamReplay(self.fanout, stands, self, f"0-{after}")
+        return StreamReplay(stands, self, f"0-{after}")
 
     def loses(self, kept: int, lost: int) -> None:
         self.left = [n for n in self.left if not kept < n <= lost]
@@ -186,7 +186,8 @@ async def test_a_page_that_was_read_of_a_stream_that_was_is_not_kept() -> None:
             return StreamPage(["poisoned"], [b"0-1"], 1, full=True)
 
     pages = Slow()
-    history = StreamHistory(pages, Pipeline(Connection(client_of(None, {})), 1, None), Losses())
+    pipeline = Pipeline(Connection(client_of(None, {})), 1, None)
+    history = StreamHistory(pages, pipeline, Losses(), FanOut[str](Limits()))
     reading = asyncio.create_task(history.behind(0))
     await asyncio.sleep(0)
     history.forget()
