@@ -245,7 +245,9 @@ class FanOut(Generic[T]):
             for lane, rest in full:
                 lane.give_up(len(rest))
 
-    async def announce(self, reason: GapReason, position: int | None = None) -> None:
+    async def announce(
+        self, reason: GapReason, position: int | None = None, *, end: int = BEYOND
+    ) -> None:
         """Tell subscribers of a gap behind what was offered so far.
 
         Cancelled, it has told them all the same, perhaps before its turn.
@@ -253,10 +255,11 @@ class FanOut(Generic[T]):
         Args:
             reason: Why; a poisoned message counts as offered.
             position: Up to where messages may be missing; those who begin behind it
-                are not told. Without it everybody is.
+                are not told.
+            end: Without a position, only those who begin in front of this one are told.
         """
         self.accepted = max(self.accepted, position or 0)
-        end = BEYOND if position is None else position
+        end = end if position is None else position
         lanes = self._lanes.values()
         await self._each(lanes, lambda lane: self._tell(lane, reason, end), self._turn)
 

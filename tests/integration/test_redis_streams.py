@@ -1091,6 +1091,35 @@ async def test_p2_p10_what_is_submitted_while_a_loss_is_announced_is_accepted_as
         assert told.events == ["kept", "lost", Gap("restarted", lost.id), "before", "after"]
 
 
+async def test_p8_p10_whom_its_replay_has_told_of_a_loss_is_not_told_again_by_the_reader(
+    server: Server, tmp_path: Path, logged: Logged
+) -> None:
+    disk, copy = tmp_path / "appendonlydir", tmp_path / "copy"
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        store.register(slow := Told[str]())
+        for number in range(15):  # more than the first page
+            last = await store.submit(str(number))
+        shutil.copytree(disk, copy)
+        await store.submit("lost")
+        await eventually(lambda: slow.got[-1:] == ["lost"])
+        slow.running.clear()
+        alone = [asyncio.create_task(store.deliver(slow, Message("alone"))) for _ in range(3)]
+        (resumed := Told[str]()).running.clear()
+        store.resume(resumed, "0-0")
+        await eventually(lambda: store.statistics().pending > 10)
+        await crash(server, disk, copy)
+        await add(server, "data", "new")
+        await mended(logged)  # and now the reader waits behind those for its turn
+        resumed.running.set()
+        await eventually(lambda: resumed.got[-1:] == ["new"])
+        slow.running.set()
+        assert all(await asyncio.gather(*alone))
+        await accepted(store, "live")
+        await eventually(lambda: resumed.got[-1] == slow.got[-1] == "live")
+        assert resumed.events[14:] == ["14", Gap("restarted", last.id), "new", "live"]
+        assert gaps(slow) == ["restarted"]
+
+
 @pytest.mark.parametrize("foreign", [1, 300])  # of which the counts say less
 @pytest.mark.parametrize("kind", [kind for kind, binary in BINARIES.items() if binary])
 async def test_p10_a_loss_is_noticed_also_where_the_connection_holds(

@@ -20,7 +20,7 @@ from ...statistics import Statistics
 from ...wire import check_text
 from .broker import BrokerStore, Decoder, Encoder, Part
 from .connection import Connection, Unreachable, bytes_of, check_name, now
-from .entries import Call, position_of
+from .entries import Call, Hole, position_of
 from .losses import Loss, Losses
 from .pages import PageReader, StreamPage
 from .replay import StreamHistory, StreamReplay
@@ -257,24 +257,27 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         losses = self._losses.find(page)
         is_another = page.hole is not None and page.hole.reason == "restarted"
         lost_the_rest = not page.full and page.position < accepted
-        if lost_the_rest:
+        if lost_the_rest:  # of which who begins at the very beginning, at 0, need not hear
             self._losses.note(Loss(page.position or -1, accepted))
-        elif is_another:
+        elif is_another:  # and the entry at the position is not in it
             self._losses.note(Loss(position - 1, position))
         self._stand()
         self._stands.set()  # from now on those who read history know as much
         for part in page.cut(losses):
             if part.hole is not None:
-                self._history.forget()
-                await self._fanout.announce(part.hole.reason, part.hole.end)
+                await self._announce(part.hole, accepted)
             await self._hand_on(part.incoming, part.positions)
         if lost_the_rest:
-            self._history.forget()
             if not is_another:
-                await self._fanout.announce("restarted")
+                await self._announce(Hole("restarted", None), accepted)
             self._fanout.rewind(page.position, accepted)
             self._losses.expect_no_more(accepted)
         return replace(page, added=None) if losses else page
+
+    async def _announce(self, hole: Hole, accepted: int) -> None:
+        """Announce a hole to those who begin in front of its end, or up to what is accepted."""
+        self._history.forget()
+        await self._fanout.announce(hole.reason, hole.end, end=accepted + 1)
 
     def _note_last(self, page: StreamPage[T]) -> None:
         """Note what was read last: what is in hand may be lost in Redis before it is handed on."""
