@@ -1321,6 +1321,95 @@ async def test_p2_p10_what_only_a_replay_has_read_is_not_lost_without_a_word(
         assert subscriber.events == [*expected, "live", "closed"]
 
 
+async def test_p8_p10_an_id_from_elsewhere_is_told_of_a_loss_that_the_reader_has_yet_to_see(
+    server: Server,
+) -> None:
+    async with store_on(server.port, SHORT) as store:
+        store.register(told := Told[str]())
+        await store.submit("kept")
+        backup = bytes_of(await server.command("DUMP", KEY))
+        lost = await store.submit("lost")
+        await eventually(lambda: told.got == ["kept", "lost"])
+        await server.command("EVAL", FALL_BACK, "1", KEY, backup)
+        elsewhere = f"{1 + int(str(lost.id).split('-')[0])}-0"
+        store.resume(resumed := Told[str](), elsewhere)
+        await eventually(lambda: gaps(told) == gaps(resumed) == ["restarted"])
+        await store.submit("live")
+        await eventually(lambda: told.got[-1] == "live" and resumed.got == ["live"])
+        assert told.events == ["kept", "lost", Gap("restarted", lost.id), "live"]
+        assert resumed.events == [Gap("restarted", elsewhere), "live"]
+
+
+async def test_p8_p10_what_was_trimmed_does_not_hide_a_loss_that_the_reader_has_yet_to_see(
+    server: Server,
+) -> None:
+    options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
+    async with store_on(server.port, SHORT, **options) as store:
+        store.register(told := Told[str]())
+        kept = [await add(server, "data", f"kept{number}") for number in range(3)]
+        await eventually(lambda: len(told.got) == 3)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        told.running.clear()
+        await fill(server, 3, "lost")  # all of which the reader has in hand
+        await eventually(lambda: store.statistics().published == 6)
+        await server.command("EVAL", FALL_BACK, "1", KEY, backup)
+        await server.command("XTRIM", KEY, "MAXLEN", 1)
+        await add(server, "data", "new")
+        await server.command("CONFIG", "RESETSTAT")
+        store.resume(resumed := Told[str](), kept[0])
+        while not await calls(server, "xrange"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        told.running.set()
+        expected = [Gap("expired", kept[0]), "kept2", Gap("restarted", kept[2]), "new"]
+        assert await story(resumed, 4) == expected
+
+
+async def test_p8_p10_nobody_waits_for_a_loss_that_cannot_be_told_from_a_deletion_any_more(
+    server: Server,
+) -> None:
+    options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
+    async with store_on(server.port, SHORT, **options) as store:
+        store.register(told := Told[str]())
+        first = await add(server, "data", "first")
+        await eventually(lambda: told.got == ["first"])
+        told.running.clear()
+        for data in "a", "b":
+            await add(server, "data", data)
+        await eventually(lambda: store.statistics().published == 3)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await add(server, "data", "lost")  # which the reader has in hand
+        await eventually(lambda: store.statistics().published == 4)
+        await server.command("EVAL", FALL_BACK, "1", KEY, backup)
+        new = await fill(server, 300, "new")
+        await server.command("CONFIG", "RESETSTAT")
+        store.resume(resumed := Told[str](), first)
+        while not await calls(server, "xrange"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await server.command("XDEL", KEY, new[100])  # so that the counts are as expected
+        told.running.set()
+        await eventually(lambda: told.got[-1:] == resumed.got[-1:] == ["new300"])
+
+
+async def test_p8_p10_nobody_gets_pages_of_what_redis_has_lost_behind_the_reader(
+    server: Server,
+) -> None:
+    options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
+    async with store_on(server.port, SHORT, **options) as store:
+        told, early, late = await hold(store), Told[str](), Told[str]()
+        await fill(server, 30, "kept")
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await fill(server, 300, "lost")
+        store.resume(early, "0-0")
+        await eventually(lambda: len(early.got) == 333)
+        await server.command("EVAL", FALL_BACK, "1", KEY, backup)
+        told.running.set()
+        await eventually(lambda: gaps(told) == ["restarted"])
+        store.resume(late, "0-0")
+        await store.submit("live")
+        await eventually(lambda: late.got[-1:] == ["live"])
+        assert late.got == [data for _, data in await entries(server)]
+
+
 USER = "ACL", "SETUSER", "app"
 RIGHT = *USER, "on", ">right", "~*", "&*", "+@all"
 NO_SERVER = "1"  # a port that nobody listens on
