@@ -257,9 +257,9 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         losses = self._losses.find(page)
         is_another = page.hole is not None and page.hole.reason == "restarted"
         lost_the_rest = not page.full and page.position < accepted
-        if lost_the_rest:  # of which who begins at the very beginning, at 0, need not hear
+        if lost_the_rest:  # where all of it is lost, who begins at 0 begins behind that
             self._losses.note(Loss(page.position or -1, accepted))
-        elif is_another:  # and the entry at the position is not in it
+        elif is_another:  # the entry at the position is lost, but nothing in front of it
             self._losses.note(Loss(position - 1, position))
         self._stand()
         self._stands.set()  # from now on those who read history know as much
