@@ -57,6 +57,7 @@ class Lane(Generic[T]):
         "_marks",
         "_nowait",
         "_one_by_one",
+        "_overrun",
         "_piece",
         "_pump",
         "_read_to",
@@ -91,7 +92,8 @@ class Lane(Generic[T]):
         self._resting = False
         self._last_id: str | None = None
         self._ending = False
-        self._logged = False  # that messages were missed, since it was last without a backlog
+        self._overrun = False  # it has dropped messages since it was last without a backlog
+        self._logged = False  # that messages were missed, since then
         self._acceptance = subscriber.acceptance() if begins_late(subscriber) else None
         if self._acceptance is not None:
             self._ensure_pump()
@@ -245,6 +247,7 @@ class Lane(Generic[T]):
         self._waiting -= 1
         self._fanout.books.pending -= 1
         self._fanout.books.dropped += 1
+        self._overrun = True
         if self._fanout.limits.policy == "drop_oldest":
             hole, _ = self._take_out()
             self._hole_ahead = self._hole_ahead or hole or "overflow"
@@ -292,7 +295,7 @@ class Lane(Generic[T]):
         finally:
             self._pump = None
             self.behind = False
-            self._logged = False
+            self._overrun = self._logged = False
         if self._ending:
             self.release("closed")
 
@@ -403,8 +406,12 @@ class Lane(Generic[T]):
             self._resting = False
 
     def _report_crowding(self) -> None:
-        """Let who publishes wait once, where a backlog grows for want of the loop's time."""
-        if self._resting and self._queue().qsize() > self._fanout.limits.backlog // 2:
+        """Let who publishes wait once, where a backlog grows for want of the loop's time.
+
+        Where that was of no use, and messages were dropped, nobody waits any more.
+        """
+        half = self._fanout.limits.backlog // 2
+        if self._resting and not self._overrun and self._queue().qsize() > half:
             self._fanout.crowded = True
 
     async def _publish(self, message: Message[T]) -> None:
