@@ -1119,6 +1119,31 @@ async def test_p8_p10_whom_its_replay_has_told_of_a_loss_is_not_told_again_by_th
         assert gaps(slow) == ["restarted"]
 
 
+async def test_p8_who_begins_live_ahead_of_the_reader_is_told_when_the_stream_is_another_one(
+    server: Server,
+) -> None:
+    async def add_many(prefix: str, numbers: range) -> None:
+        for number in numbers:
+            await add(server, "data", f"{prefix}{number}", cursor=f"{number}-0")
+
+    async with store_on(server.port, SHORT, policy="block", backlog=1, block_timeout=60) as store:
+        store.register(slow := Told[str]())
+        await add_many("a", range(1, 4))
+        await eventually(lambda: slow.got == ["a1", "a2", "a3"])
+        slow.running.clear()
+        await add_many("a", range(4, 11))
+        await eventually(lambda: store.statistics().pending > 1)
+        store.resume(resumed := Told[str](), "5000-0")
+        await eventually(lambda: resumed.events == [Gap("restarted", "5000-0")])
+        await server.command("DEL", KEY)
+        await add_many("b", range(1, 4))
+        slow.running.set()
+        await eventually(lambda: len(gaps(resumed)) == 2)
+        await add_many("b", range(4, 8))
+        await eventually(lambda: slow.got[-1:] == ["b7"])
+        await eventually(lambda: resumed.got == ["b4", "b5", "b6", "b7"])
+
+
 @pytest.mark.parametrize("foreign", [1, 300])  # of which the counts say less
 @pytest.mark.parametrize("kind", [kind for kind, binary in BINARIES.items() if binary])
 async def test_p10_a_loss_is_noticed_also_where_the_connection_holds(

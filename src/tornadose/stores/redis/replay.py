@@ -222,7 +222,8 @@ class StreamReplay(Generic[T]):
         return "expired" if deleted > told else None
 
     def _live(self, hole: GapReason, position: int = 0) -> Page[T]:
-        return Page([], (), hole, max(self._fanout.accepted, position), met=True)
+        self._fanout.accepted = max(self._fanout.accepted, position)
+        return Page([], (), hole, self._fanout.accepted, met=True)
 
 
 def parts_of(page: StreamPage[T], hole: GapReason | None) -> Iterator[Page[T]]:
