@@ -92,7 +92,7 @@ class Lane(Generic[T]):
         self._resting = False
         self._last_id: str | None = None
         self._ending = False
-        self._overrun = False  # it has dropped messages since it was last without a backlog
+        self._overrun = False  # it has dropped some while it rested, since it last had no backlog
         self._logged = False  # that messages were missed, since then
         self._acceptance = subscriber.acceptance() if begins_late(subscriber) else None
         if self._acceptance is not None:
@@ -247,7 +247,7 @@ class Lane(Generic[T]):
         self._waiting -= 1
         self._fanout.books.pending -= 1
         self._fanout.books.dropped += 1
-        self._overrun = True
+        self._overrun = self._overrun or self._resting
         if self._fanout.limits.policy == "drop_oldest":
             hole, _ = self._take_out()
             self._hole_ahead = self._hole_ahead or hole or "overflow"
@@ -344,17 +344,17 @@ class Lane(Generic[T]):
             reached = BEYOND if self._replay is None else self._read_to
             if self._marks and self._marks[0] > (reached if until is None else until):
                 return
-            if self._hole_ahead is None and queue.empty():
-                self._hole_ahead, self._hole_behind = self._hole_behind, None
-            if self._hole_ahead is not None:
-                hole, self._hole_ahead = self._hole_ahead, None
-                await self._tell(hole)
-            elif queue.empty():
-                return
-            else:
-                at_once = 1 if self._nowait is None or self._marks else BATCH
-                count = min(at_once, queue.qsize())
-                await self._deliver_run(deque(self._take_out() for _ in range(count)))
+            hole, self._hole_ahead = self._hole_ahead, None
+            if hole is None and queue.empty():
+                hole, self._hole_behind = self._hole_behind, None
+                if hole is None:
+                    return
+            at_once = 1 if self._nowait is None or self._marks else BATCH
+            count = min(at_once, queue.qsize())
+            items = deque(self._take_out() for _ in range(count))
+            if hole is not None:  # with these in hand, or what is dropped meanwhile
+                await self._tell(hole)  # would be told again and again, and nothing delivered
+            await self._deliver_run(items)
 
     async def _deliver_run(self, items: deque[tuple[GapReason | None, Message[T]]]) -> None:
         """Deliver what was taken out of the backlog, each hole where it stands."""
@@ -408,7 +408,7 @@ class Lane(Generic[T]):
     def _report_crowding(self) -> None:
         """Let who publishes wait once, where a backlog grows for want of the loop's time.
 
-        Where that was of no use, and messages were dropped, nobody waits any more.
+        Where messages were dropped all the same, nobody waits until the backlog is empty.
         """
         half = self._fanout.limits.backlog // 2
         if self._resting and not self._overrun and self._queue().qsize() > half:
