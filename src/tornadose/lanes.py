@@ -344,17 +344,17 @@ class Lane(Generic[T]):
             reached = BEYOND if self._replay is None else self._read_to
             if self._marks and self._marks[0] > (reached if until is None else until):
                 return
-            if self._hole_ahead is None and queue.empty():
-                self._hole_ahead, self._hole_behind = self._hole_behind, None
-            if self._hole_ahead is not None:
-                hole, self._hole_ahead = self._hole_ahead, None
-                await self._tell(hole)
-            elif queue.empty():
-                return
-            else:
-                at_once = 1 if self._nowait is None or self._marks else BATCH
-                count = min(at_once, queue.qsize())
-                await self._deliver_run(deque(self._take_out() for _ in range(count)))
+            hole, self._hole_ahead = self._hole_ahead, None
+            if hole is None and queue.empty():
+                hole, self._hole_behind = self._hole_behind, None
+                if hole is None:
+                    return
+            at_once = 1 if self._nowait is None or self._marks else BATCH
+            count = min(at_once, queue.qsize())
+            items = deque(self._take_out() for _ in range(count))
+            if hole is not None:  # with these in hand, or what is dropped meanwhile
+                await self._tell(hole)  # would be told again and again, and nothing delivered
+            await self._deliver_run(items)
 
     async def _deliver_run(self, items: deque[tuple[GapReason | None, Message[T]]]) -> None:
         """Deliver what was taken out of the backlog, each hole where it stands."""

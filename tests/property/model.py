@@ -227,8 +227,7 @@ class Part:
             refused = self.story and isinstance(self.story[-1], Refused)
             self.check(refused, f"P9: {gap} is told for nothing")
         elif self.world.exact:
-            if self.world.limits.policy != "drop_oldest":  # which has its gap before the backlog
-                self.take_out()
+            self.take_out()
             due = self.expected.popleft() if self.expected else None
             self.check(due == gap.reason, f"P2: {gap} is told, not {due}")
         self.story.append(Missed(gap.reason, self.world.history.first))

@@ -651,6 +651,24 @@ async def test_p2_under_block_a_cancelled_broadcast_is_a_gap_where_it_stood() ->
     assert fanout.statistics().dropped == 1
 
 
+async def test_p3_who_is_slow_to_hear_of_a_gap_gets_messages_all_the_same() -> None:
+    class Slow(Told[int]):
+        async def publish_gap(self, gap: Gap, /) -> None:
+            await super().publish_gap(gap)
+            await fanout.broadcast(batch(5, 6))  # for which there is no room
+
+    fanout, slow = fan_out(backlog=2, policy="drop_oldest"), Slow()
+    slow.running.clear()
+    admit(fanout, slow)
+    await fanout.broadcast(batch(1, 2))
+    await asyncio.sleep(0)
+    await fanout.broadcast(batch(3, 4))
+    slow.running.set()
+    await eventually(lambda: len(slow.events) > 20)
+    assert len(slow.got) > 5
+    fanout.dismiss(slow)
+
+
 async def test_p3_who_was_held_up_once_is_waited_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
