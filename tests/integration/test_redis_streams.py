@@ -45,6 +45,8 @@ from tornadose import (
 )
 from tornadose.stores.redis import broker
 from tornadose.stores.redis.connection import array_of, bytes_of
+from tornadose.stores.redis.pages import StreamPage
+from tornadose.stores.redis.replay import StreamHistory
 
 T = TypeVar("T")
 
@@ -60,6 +62,8 @@ for number = 1, ARGV[1] do
 end
 return ids
 """
+FALL_BACK = "redis.call('DEL', KEYS[1]) redis.call('RESTORE', KEYS[1], 0, ARGV[1])"
+ADD_AND_DELETE = "redis.call('XDEL', KEYS[1], redis.call('XADD', KEYS[1], '*', 'data', ''))"
 
 
 def store_on(port: int, timeout: float = 5.0, **options: Any) -> RedisStreamStore[str]:
@@ -1144,6 +1148,38 @@ async def test_p8_who_begins_live_ahead_of_the_reader_is_told_when_the_stream_is
         await eventually(lambda: resumed.got == ["b4", "b5", "b6", "b7"])
 
 
+async def test_p8_p10_a_loss_behind_a_deleted_tail_is_told_to_who_had_read_up_to_there(
+    server: Server, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def meanwhile(self: StreamHistory[str], position: int) -> StreamPage[str]:
+        monkeypatch.setattr(StreamHistory, "behind", behind)
+        await server.command("CLIENT", "KILL", "TYPE", "normal")  # also that of the reader
+        await fallen(logged)
+        await add(server, "data", "read")
+        await server.command("EVAL", ADD_AND_DELETE, 1, KEY)
+        page = await behind(self, position)
+        await accepted(store, "lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await add(server, "data", "new")
+        return page
+
+    behind = StreamHistory.behind
+    async with store_on(server.port) as store:
+        store.register(told := Told[str]())
+        await store.submit("kept")
+        backup = bytes_of(await server.command("DUMP", KEY))
+        last = str((await store.submit("last")).id)
+        await eventually(lambda: told.got == ["kept", "last"])
+        monkeypatch.setattr(broker, "delay_after", in_a_second)
+        monkeypatch.setattr(StreamHistory, "behind", meanwhile)
+        store.resume(resumed := Told[str](), last)
+        await eventually(lambda: resumed.got[-1:] == ["new"])
+        read = resumed.messages[0].id
+        assert resumed.events == [Gap("expired", last), "read", Gap("restarted", read), "new"]
+        assert await story(told, 4) == ["kept", "last", Gap("restarted", last), "new"]
+    outages(logged)
+
+
 @pytest.mark.parametrize("foreign", [1, 300])  # of which the counts say less
 @pytest.mark.parametrize("kind", [kind for kind, binary in BINARIES.items() if binary])
 async def test_p10_a_loss_is_noticed_also_where_the_connection_holds(
@@ -1276,9 +1312,6 @@ async def test_p2_what_is_left_of_more_than_a_page_is_behind_one_gap(server: Ser
                 await asyncio.sleep(0.01)
         assert told.got[500:] == [str(n) for n in range(300, 1000)]
         assert gaps(told) == ["expired"]
-
-
-FALL_BACK = "redis.call('DEL', KEYS[1]) redis.call('RESTORE', KEYS[1], 0, ARGV[1])"
 
 
 async def test_p8_p10_what_redis_loses_under_a_replay_is_one_gap_behind_what_is_left(
