@@ -116,7 +116,11 @@ class FanOut(Generic[T]):
         self._left.set()
 
     async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
-        """Offer a message to one lane, behind what is accepted; false if there is none."""
+        """Offer a message to one lane, behind what is accepted; false if there is none.
+
+        Before that, the event loop and the pumps have their turns; cancelled then, it has
+        offered nothing.
+        """
         lane = self._lanes.get(id(subscriber))
         if lane is None:
             return False
@@ -126,10 +130,14 @@ class FanOut(Generic[T]):
             lane.give_up(0 if rest is None else len(rest))
             return True
         async with lane.one_by_one():
-            await self.handed_on()
-            if not blocks:
+            if blocks:
+                await self.handed_on()
+            else:
+                await self._give_way()
+                await self.handed_on()
                 return self._offer_one(subscriber, message) is not None
         async with self._turn:  # behind those who wait for room
+            await self._give_way()
             full = self._offer_one(subscriber, message)
             await self._wait_for_room(full or [])
             return full is not None
@@ -167,13 +175,17 @@ class FanOut(Generic[T]):
             finally:
                 self.position = positions[-1]
                 self._handed_on.set()
-            if self.work.is_over():
-                await self.work.rest()
-            elif self._pumps:
-                await asyncio.sleep(0)
-            if self.crowded:
-                self.crowded = False
-                await self.pumping.rest()
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Give the event loop its turn, and the pumps theirs."""
+        if self.work.is_over():
+            await self.work.rest()
+        elif self._pumps:
+            await asyncio.sleep(0)
+        if self.crowded:
+            self.crowded = False
+            await self.pumping.rest()
 
     async def handed_on(self) -> None:
         """Wait until everything accepted before this call was offered to the lanes."""

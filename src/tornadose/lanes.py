@@ -203,8 +203,8 @@ class Lane(Generic[T]):
             self.release("closed")
         elif self.is_closing():
             unread = self._replay is not None and self._read_to < self._fanout.accepted
-            untold = self._hole_ahead or self._hole_behind
-            self.release("failed" if self._waiting or unread or untold else "closed")
+            missing = self._waiting or unread or self._hole_behind
+            self.release("failed" if missing else "closed")
 
     def release(self, reason: Released) -> None:
         """Let go of the subscriber, and tell it why."""
@@ -408,10 +408,12 @@ class Lane(Generic[T]):
     def _report_crowding(self) -> None:
         """Let who publishes wait once, where a backlog grows for want of the loop's time.
 
-        Where messages were dropped all the same, nobody waits until the backlog is empty.
+        That is where it is more than half full, or has no room for the next batch. Where
+        messages were dropped all the same, nobody waits until it is empty.
         """
-        half = self._fanout.limits.backlog // 2
-        if self._resting and not self._overrun and self._queue().qsize() > half:
+        limit = self._fanout.limits.backlog
+        enough = max(0, min(limit // 2, limit - BATCH))
+        if self._resting and not self._overrun and self._queue().qsize() > enough:
             self._fanout.crowded = True
 
     async def _publish(self, message: Message[T]) -> None:

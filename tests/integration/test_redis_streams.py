@@ -1163,7 +1163,7 @@ async def test_p8_p10_a_loss_behind_a_deleted_tail_is_told_to_who_had_read_up_to
         await add(server, "data", "new")
         return page
 
-    behind = StreamHistory.behind
+    behind = StreamHistory[str].behind
     async with store_on(server.port) as store:
         store.register(told := Told[str]())
         await store.submit("kept")

@@ -404,21 +404,23 @@ async def test_p3_who_computes_in_its_publish_delays_nobody(
 async def test_p3_whose_pump_rests_for_long_is_not_overrun_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, fanout, subscriber = count(1, 1.0), fan_out(backlog=8), Plain[int]()
+    clock, fanout, subscriber = count(1, 1.0), fan_out(backlog=80), Plain[int]()
     monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
     admit(fanout, subscriber)
     await fanout.broadcast(batch(0))
     await settled(fanout)
     resting = [asyncio.create_task(fanout.pumping.rest()) for _ in range(50)]
     await asyncio.sleep(0)
-    await fanout.broadcast(batch(1, 2))
-    await fanout.broadcast(batch(3))
-    assert not resting[10].done()  # there was room
-    for number in range(4, 40, 2):
-        assert resting[-1].done() or subscriber.got == [0]  # it began behind them
+    await fanout.broadcast(batch(*range(1, 41)))  # one of which the pump has in hand
+    await fanout.broadcast(batch(41))
+    assert subscriber.got == [0]  # it began behind them
+    assert not resting[10].done()  # and the backlog is but half full
+    await fanout.broadcast(batch(42))
+    assert resting[-1].done()
+    for number in range(43, 201, 2):
         await fanout.broadcast(batch(number, number + 1))
     await settled(fanout)
-    assert subscriber.got == [*range(40)]
+    assert subscriber.got == [*range(201)]
 
 
 async def test_p3_who_waits_for_its_own_client_lets_nobody_wait_for_the_pumps(
@@ -690,13 +692,94 @@ async def test_p3_who_was_held_up_once_is_waited_for_again(
     await asyncio.gather(*resting)
 
 
+async def test_p3_who_has_caught_up_after_an_overflow_is_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, fanout = count(1, 1.0), fan_out(8, "drop_oldest")
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    admit(fanout, told := Told[int]())
+    dropped: list[int] = []
+    for overflows in (True, False):
+        resting = [asyncio.create_task(fanout.pumping.rest()) for _ in range(50)]
+        await asyncio.sleep(0)
+        for number in range(0, 40, 2):
+            await fanout.broadcast(batch(number, number + 1))
+            if overflows:
+                await fanout.broadcast(batch(*range(8)))  # more than there is room for
+        await settled(fanout)
+        await asyncio.gather(*resting)
+        dropped.append(fanout.statistics().dropped)
+    assert 0 < dropped[0] == dropped[1]
+    assert told.events[-40:] == [*range(40)]
+
+
+@pytest.mark.parametrize("backlog", [2, 7, 33, 64])
+async def test_p3_who_is_held_up_for_a_moment_has_room_for_the_next_batch(
+    backlog: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, size = 1.0, min(backlog, 32)
+
+    class HeldUp(Told[int]):
+        def __init__(self, at: int) -> None:
+            super().__init__()
+            self.at = at
+
+        async def publish(self, message: Message[int], /) -> None:
+            nonlocal now
+            now += 0.004 if message.data == self.at else 0.0  # more than the pumps have of a turn
+            await super().publish(message)
+
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: now)
+    for at in range(2 * size, 4 * size):
+        fanout, subscriber = fan_out(backlog), HeldUp(at)
+        admit(fanout, subscriber)
+        for start in range(0, 8 * size, size):
+            await fanout.broadcast(batch(*range(start, start + size)))
+        await settled(fanout)
+        assert subscriber.events == [*range(8 * size)]
+
+
+@pytest.mark.parametrize("policy", get_args(Policy))
+async def test_p3_delivering_many_to_one_gives_all_their_turns(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, turn, taken = count(1, 0.002), 0, Counter[int]()
+
+    class Counted(Direct[int]):
+        def publish_nowait(self, batch: Batch[int], /) -> bool:
+            taken[turn] += 1
+            return super().publish_nowait(batch)
+
+    async def watch() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    fanout, direct, plain = fan_out(4, policy), Counted(), Told[int]()
+    admit(fanout, direct)
+    admit(fanout, plain)
+    watcher = asyncio.create_task(watch())
+    for message in batch(*range(100)):
+        assert await fanout.deliver(direct, message)
+    monkeypatch.undo()
+    for message in batch(*range(100)):
+        assert await fanout.deliver(plain, message)
+    watcher.cancel()
+    await settled(fanout)
+    assert direct.got == plain.events == [*range(100)]
+    assert max(taken.values()) < 6  # 7 ms have room for 4
+
+
 async def test_p2_a_gap_before_a_dropped_message_keeps_its_reason() -> None:
     fanout, subscriber = fan_out(policy="drop_oldest"), Told[int]()
-    admit(fanout, subscriber).announce("unknown")
-    for message in batch(0, 1, 2, 3):
-        await fanout.deliver(subscriber, message)
+    lane = admit(fanout, subscriber)
+    lane.announce("unknown")
+    lane.announce("outage")  # in the same place
+    lane.keep(batch(0, 1, 2, 3, 4))
     await settled(fanout)
-    assert subscriber.events == [Gap("unknown"), 1, 2, 3]
+    assert subscriber.events == [Gap("unknown"), 2, 3, 4]
 
 
 async def test_p3_under_block_all_full_lanes_are_waited_for_together() -> None:

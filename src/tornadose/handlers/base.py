@@ -104,6 +104,8 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every `get`, `post` and so on begin with accepting the request."""
         super().__init_subclass__(**kwargs)
+        if "initialize" in vars(cls):
+            setattr(cls, "initialize", cls._initialize_by(vars(cls)["initialize"]))  # noqa: B010
         for name in map(str.lower, cls.SUPPORTED_METHODS):
             definer = next((c for c in cls.__mro__ if name in vars(c)), RequestHandler)
             if definer is cls:
@@ -123,6 +125,19 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         connection.set_close_callback(self._lost)  # in the place of Tornado's own
         if getattr(self, "_stream_request_body", False):  # as Tornado calls it in mid-body
             setattr(self, "on_connection_close", self._lost)  # noqa: B010 (it is a method)
+
+    @staticmethod
+    def _initialize_by(method: Callable[..., None]) -> Callable[..., None]:
+        """Return this method, which may find the store closed where it registers."""
+
+        @wraps(method)
+        def initializing(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> None:
+            try:
+                method(self, *args, **kwargs)
+            except StoreClosedError:
+                self._released = "closed"
+
+        return initializing
 
     @staticmethod
     def _accept_in(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -250,6 +265,11 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         What comes before the client can be sent anything, in ``prepare`` or before the
         ``super().get()`` of an overridden ``get``, is kept until then. A store that cannot
         queue for one subscriber is bypassed: the payload is published at once.
+
+        Raises:
+            TypeError: If the event is no string.
+            ValueError: If it is no usable name.
+            tornado.iostream.StreamClosedError: If the client of a stream has left.
         """
         message = Message(data, event=event)
         if self._early or not self._accepted or not await self._submit(message):

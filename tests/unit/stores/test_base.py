@@ -225,6 +225,20 @@ async def test_who_closes_the_store_is_told_whether_it_has_everything(
     assert balanced(store.statistics())
 
 
+async def test_who_closes_the_store_in_front_of_what_it_has_submitted_is_told_so() -> None:
+    class Hasty(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            await super().publish(message)
+            store.submit_nowait(2)
+            await store.aclose()
+
+    store = QueueStore[int]()
+    store.register(hasty := Hasty())
+    store.submit_nowait(1)
+    await eventually(lambda: hasty.events == [1, "failed"])
+    assert balanced(store.statistics())
+
+
 async def test_who_closes_the_store_in_front_of_a_gap_is_told_that_it_has_not_everything() -> None:
     store = QueueStore[int](policy="drop_newest", backlog=1)
     store.register(told := Closing(store, 2))
