@@ -124,18 +124,12 @@ class FanOut(Generic[T]):
         lane = self._lanes.get(id(subscriber))
         if lane is None:
             return False
-        blocks = self.limits.policy == "block"
-        if blocks and lane.is_delivering():  # it would wait for itself
+        if self.limits.policy == "block" and lane.is_delivering():  # it would wait for itself
             rest = lane.keep(Batch([message]))
             lane.give_up(0 if rest is None else len(rest))
             return True
         async with lane.one_by_one():
-            if blocks:
-                await self.handed_on()
-            else:
-                await self._give_way()
-                await self.handed_on()
-                return self._offer_one(subscriber, message) is not None
+            await self.handed_on()
         async with self._turn:  # behind those who wait for room
             await self._give_way()
             full = self._offer_one(subscriber, message)

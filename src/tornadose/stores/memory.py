@@ -198,8 +198,7 @@ class QueueStore(BaseStore[T], Generic[T]):
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
         """Accept a payload, waiting while the inbox is full, and return its message.
 
-        The event loop has its turns meanwhile. The payload is not copied, and is encoded
-        later: do not change it any more.
+        It is not copied, and is encoded later: do not change it any more.
 
         Cancelled or failed, it has accepted nothing.
 
@@ -212,8 +211,6 @@ class QueueStore(BaseStore[T], Generic[T]):
         if event is not None:
             check_event(event)
         async with self._turn:
-            if self._fanout.work.is_over():
-                await self._fanout.work.rest()
             while self._inbox.full() and not self._is_closed:
                 self._room.clear()
                 await self._room.wait()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections import Counter
-from itertools import count
 
 import pytest
 
@@ -509,25 +507,3 @@ async def test_p7_who_leaves_in_the_middle_of_a_page_has_no_pump_any_more() -> N
         assert await store.deliver(leaving, Message(-1))  # behind what it reads of history
         await eventually(lambda: not store.statistics().pending)
         assert leaving.events == [*range(1, 41)]
-
-
-async def test_p3_submitting_in_a_loop_gives_the_event_loop_its_turns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock, turn, submitted = count(1, 0.002), 0, Counter[int]()
-
-    async def watch() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
-
-    async with QueueStore[int]() as store:
-        monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
-        watcher = asyncio.create_task(watch())
-        for number in range(100):
-            await store.submit(number)
-            submitted[turn] += 1
-        monkeypatch.undo()
-        watcher.cancel()
-    assert max(submitted.values()) < 6  # 7 ms have room for 4
