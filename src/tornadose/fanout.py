@@ -118,7 +118,7 @@ class FanOut(Generic[T]):
     async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
         """Offer a message to one lane, behind what is accepted; false if there is none.
 
-        Before that, the event loop and the pumps have their turns; cancelled then, it has
+        Before that, the event loop and its pump have their turns; cancelled then, it has
         offered nothing.
         """
         lane = self._lanes.get(id(subscriber))
@@ -131,7 +131,9 @@ class FanOut(Generic[T]):
         async with lane.one_by_one():
             await self.handed_on()
         async with self._turn:  # behind those who wait for room
-            await self._give_way()
+            await self._give_turn(lane.behind)
+            if lane.is_crowded():
+                await self.pumping.rest()
             full = self._offer_one(subscriber, message)
             await self._wait_for_room(full or [])
             return full is not None
@@ -169,17 +171,17 @@ class FanOut(Generic[T]):
             finally:
                 self.position = positions[-1]
                 self._handed_on.set()
-            await self._give_way()
+            await self._give_turn(bool(self._pumps))
+            if self.crowded:
+                self.crowded = False
+                await self.pumping.rest()
 
-    async def _give_way(self) -> None:
-        """Give the event loop its turn, and the pumps theirs."""
+    async def _give_turn(self, pumps: bool) -> None:
+        """Give the event loop its turn when it is time, or at once for the sake of pumps."""
         if self.work.is_over():
             await self.work.rest()
-        elif self._pumps:
+        elif pumps:
             await asyncio.sleep(0)
-        if self.crowded:
-            self.crowded = False
-            await self.pumping.rest()
 
     async def handed_on(self) -> None:
         """Wait until everything accepted before this call was offered to the lanes."""

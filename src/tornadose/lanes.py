@@ -196,6 +196,16 @@ class Lane(Generic[T]):
     def is_full(self) -> bool:
         return self._backlog is not None and self._backlog.full()
 
+    def is_crowded(self) -> bool:
+        """Tell whether its backlog grows for want of the loop's time.
+
+        That is where it is more than half full, or has no room for the next batch. Where
+        messages were dropped all the same, nobody waits until it is empty.
+        """
+        limit = self._fanout.limits.backlog
+        enough = max(0, min(limit // 2, limit - BATCH))
+        return self._resting and not self._overrun and self._queue().qsize() > enough
+
     def finish(self) -> None:
         """Release the subscriber once everything is delivered."""
         self._ending = True
@@ -406,14 +416,8 @@ class Lane(Generic[T]):
             self._resting = False
 
     def _report_crowding(self) -> None:
-        """Let who publishes wait once, where a backlog grows for want of the loop's time.
-
-        That is where it is more than half full, or has no room for the next batch. Where
-        messages were dropped all the same, nobody waits until it is empty.
-        """
-        limit = self._fanout.limits.backlog
-        enough = max(0, min(limit // 2, limit - BATCH))
-        if self._resting and not self._overrun and self._queue().qsize() > enough:
+        """Let who publishes wait once."""
+        if self.is_crowded():
             self._fanout.crowded = True
 
     async def _publish(self, message: Message[T]) -> None:

@@ -312,23 +312,6 @@ async def test_who_would_resume_while_the_store_is_closed_is_told_so(
         logged.take("503")
 
 
-@pytest.mark.parametrize(
-    ("kind", "status", "text"),
-    [(EarlyPoll, 503, ""), (EarlyStream, 200, "retry: "), (EarlySocket, 1001, "")],
-)
-async def test_who_comes_once_the_store_is_closed_is_told_so(
-    kind: type[Early], status: int, text: str, checked: asyncio.Event, logged: Logged
-) -> None:
-    checked.set()
-    store = QueueStore[object]()
-    await store.aclose()
-    async with serving(kind.route("/", store)) as url:
-        got = await asyncio.wait_for(answer(kind, url), DEADLINE)
-        assert (got[0], got[1][: len(text)]) == (status, text)
-    if status == 503:
-        logged.take("503")
-
-
 async def test_p8_who_resumes_gets_everything_once_and_in_order(checked: asyncio.Event) -> None:
     class Slow(EarlyPoll):
         got: list[object] = []  # noqa: RUF012 (of the one request)

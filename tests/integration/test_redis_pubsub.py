@@ -789,6 +789,30 @@ async def test_p10_closing_tells_of_a_break_that_only_the_heartbeat_has_met(
     logged.take("cannot read from Redis")
 
 
+async def test_p10_closing_and_the_reader_tell_of_an_outage_once(
+    server: Server, logged: Logged
+) -> None:
+    async with proxied(server.port) as proxy:
+        store = store_at(proxy.port, policy="block", backlog=1, inbox=1)
+        slow, quick = registered(store, 2)
+        await store.submit("a")
+        await eventually(lambda: slow.got == quick.got == ["a"])
+        slow.running.clear()
+        await tell(server, *"bcde")  # which fill the inbox
+        await eventually(lambda: store.statistics().submitted == 5)
+        proxy.cut()
+        await noticed(logged)
+        closing = asyncio.create_task(store.aclose())
+        await eventually(lambda: proxy.connections == 3)
+        await asyncio.sleep(0.1)  # the reader would tell of it as well
+        slow.running.set()
+        await closing
+        assert [t.events for t in (slow, quick)] == [[*"abcde", OUTAGE, "closed"]] * 2
+    again = "reads from Redis again"  # unless it was closed before
+    logged.unexpected = [r for r in logged.unexpected if again not in r.getMessage()]
+    logged.take("cannot read from Redis")
+
+
 async def test_closing_does_not_wait_longer_than_it_may(server: Server, logged: Logged) -> None:
     async with proxied(server.port) as proxy:
         store = store_at(proxy.port, seconds=DEADLINE)

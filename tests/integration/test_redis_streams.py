@@ -887,6 +887,11 @@ def in_a_second(_failures: int) -> float:
     return 1.0
 
 
+def once_asked(failures: int) -> float:
+    """Let a reader whose connection broke stay away until the store is opened again."""
+    return 60.0 if failures else 0.0
+
+
 async def crash(server: Server, disk: Path, copy: Path) -> None:
     """Start the server again with what it had on its disk when this copy was made."""
     await asyncio.to_thread(server.kill)
@@ -1148,35 +1153,84 @@ async def test_p8_who_begins_live_ahead_of_the_reader_is_told_when_the_stream_is
         await eventually(lambda: resumed.got == ["b4", "b5", "b6", "b7"])
 
 
-async def test_p8_p10_a_loss_behind_a_deleted_tail_is_told_to_who_had_read_up_to_there(
-    server: Server, logged: Logged, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_p8_p10_a_loss_is_told_to_who_has_just_read_the_page_in_front_of_it(
+    server: Server, noticed: bool, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opening: asyncio.Task[object] | None = None
+
     async def meanwhile(self: StreamHistory[str], position: int) -> StreamPage[str]:
-        monkeypatch.setattr(StreamHistory, "behind", behind)
+        nonlocal opening
+        monkeypatch.undo()
+        monkeypatch.setattr(broker, "delay_after", once_asked)
         await server.command("CLIENT", "KILL", "TYPE", "normal")  # also that of the reader
         await fallen(logged)
         await add(server, "data", "read")
         await server.command("EVAL", ADD_AND_DELETE, 1, KEY)
-        page = await behind(self, position)
+        page = await read(self, position)
         await accepted(store, "lost")
         await server.command("EVAL", FALL_BACK, 1, KEY, backup)
         await add(server, "data", "new")
+        monkeypatch.undo()
+        opening = asyncio.create_task(store.__aenter__())
+        if noticed:
+            await eventually(lambda: told.got[-1] == "new")
         return page
 
-    behind = StreamHistory[str].behind
+    read = StreamHistory[str]._read  # pyright: ignore[reportPrivateUsage]
     async with store_on(server.port) as store:
         store.register(told := Told[str]())
         await store.submit("kept")
         backup = bytes_of(await server.command("DUMP", KEY))
         last = str((await store.submit("last")).id)
         await eventually(lambda: told.got == ["kept", "last"])
-        monkeypatch.setattr(broker, "delay_after", in_a_second)
-        monkeypatch.setattr(StreamHistory, "behind", meanwhile)
+        monkeypatch.setattr(StreamHistory, "_read", meanwhile)
         store.resume(resumed := Told[str](), last)
         await eventually(lambda: resumed.got[-1:] == ["new"])
-        read = resumed.messages[0].id
-        assert resumed.events == [Gap("expired", last), "read", Gap("restarted", read), "new"]
         assert await story(told, 4) == ["kept", "last", Gap("restarted", last), "new"]
+    if noticed:
+        assert resumed.events == [Gap("unknown"), "new", "closed"]
+    else:
+        id_ = resumed.messages[0].id
+        expected = [Gap("expired", last), "read", Gap("restarted", id_), "new", "closed"]
+        assert resumed.events == expected
+    outages(logged)
+
+
+async def test_p2_p8_p10_what_is_added_after_a_crash_is_none_of_what_it_has_lost(
+    server: Server, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fall_back(backup: object) -> None:
+        await server.command("CLIENT", "KILL", "TYPE", "normal")
+        await server.command("EVAL", FALL_BACK, 1, KEY, bytes_of(backup))
+        await fallen(logged)
+
+    async with store_on(server.port) as store:
+        told, newcomer, resumed = Told[str](), Told[str](), Told[str]()
+        store.register(told)
+        await store.submit("kept")
+        before = await server.command("DUMP", KEY)
+        lost = await store.submit("lost")
+        await eventually(lambda: told.got == ["kept", "lost"])
+        monkeypatch.setattr(broker, "delay_after", once_asked)
+        await fall_back(before)
+        first = await accepted(store, "first")
+        before = await server.command("DUMP", KEY)
+        store.register(newcomer)
+        second = await store.submit("second")
+        await store.__aenter__()
+        await mended(logged)
+        await eventually(lambda: told.got[-1:] == newcomer.got == ["second"])
+        await fall_back(before)
+        await store.__aenter__()
+        await add(server, "data", "new")
+        await eventually(lambda: told.got[-1:] == newcomer.got[-1:] == ["new"])
+        store.resume(resumed, str(first.id))
+        assert await story(resumed, 2) == [Gap("restarted", first.id), "new"]
+        again = [Gap("restarted", second.id), "new"]
+        assert newcomer.events == ["second", *again]
+        between = Gap("restarted", lost.id)
+        assert told.events == ["kept", "lost", between, "first", "second", *again]
     outages(logged)
 
 

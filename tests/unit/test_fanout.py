@@ -766,10 +766,34 @@ async def test_p3_delivering_many_to_one_gives_all_their_turns(
     monkeypatch.undo()
     for message in batch(*range(100)):
         assert await fanout.deliver(plain, message)
+    plain.running.clear()
+    await fanout.deliver(plain, Message(100))
+    await asyncio.sleep(0)
+    since = turn
+    for message in batch(*range(100, 130)):
+        assert await fanout.deliver(direct, message)
+    assert turn - since < 10  # who stalls takes no turns from others
+    plain.running.set()
     watcher.cancel()
     await settled(fanout)
-    assert direct.got == plain.events == [*range(100)]
-    assert max(taken.values()) < 6  # 7 ms have room for 4
+    assert direct.got == [*range(130)]
+    assert plain.events == [*range(101)]
+    assert max([taken[number] for number in range(since)]) < 6  # 7 ms have room for 4
+
+
+async def test_p3_whose_pump_rests_for_long_is_not_overrun_by_who_delivers_to_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, fanout, subscriber = count(1, 1.0), fan_out(backlog=8), Plain[int]()
+    monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
+    admit(fanout, subscriber)
+    resting = [asyncio.create_task(fanout.pumping.rest()) for _ in range(50)]
+    await asyncio.sleep(0)
+    for message in batch(*range(60)):
+        assert await fanout.deliver(subscriber, message)
+    await settled(fanout)
+    assert subscriber.got == [*range(60)]
+    await asyncio.gather(*resting)
 
 
 async def test_p2_a_gap_before_a_dropped_message_keeps_its_reason() -> None:

@@ -104,8 +104,6 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let every `get`, `post` and so on begin with accepting the request."""
         super().__init_subclass__(**kwargs)
-        if "initialize" in vars(cls):
-            setattr(cls, "initialize", cls._initialize_by(vars(cls)["initialize"]))  # noqa: B010
         for name in map(str.lower, cls.SUPPORTED_METHODS):
             definer = next((c for c in cls.__mro__ if name in vars(c)), RequestHandler)
             if definer is cls:
@@ -125,19 +123,6 @@ class BaseHandler(RequestHandler, ABC, Generic[T]):
         connection.set_close_callback(self._lost)  # in the place of Tornado's own
         if getattr(self, "_stream_request_body", False):  # as Tornado calls it in mid-body
             setattr(self, "on_connection_close", self._lost)  # noqa: B010 (it is a method)
-
-    @staticmethod
-    def _initialize_by(method: Callable[..., None]) -> Callable[..., None]:
-        """Return this method, which may find the store closed where it registers."""
-
-        @wraps(method)
-        def initializing(self: BaseHandler[Any], *args: Any, **kwargs: Any) -> None:
-            try:
-                method(self, *args, **kwargs)
-            except StoreClosedError:
-                self._released = "closed"
-
-        return initializing
 
     @staticmethod
     def _accept_in(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 
 import pytest
 
@@ -466,8 +467,15 @@ async def test_data_store_what_is_for_one_alone_arrives_while_values_keep_changi
     ],
 )
 async def test_p3_who_lacks_nothing_but_the_loops_time_is_not_overrun(
-    subscribers: int, backlog: int, messages: int, policy: Policy
+    subscribers: int,
+    backlog: int,
+    messages: int,
+    policy: Policy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(
+        "tornadose.tasks.monotonic", time.process_time
+    )  # or they lack the machine's
     async with QueueStore[int](backlog=backlog, policy=policy) as store:
         many = [Told[int]() for _ in range(subscribers)]
         for subscriber in many:
@@ -507,3 +515,41 @@ async def test_p7_who_leaves_in_the_middle_of_a_page_has_no_pump_any_more() -> N
         assert await store.deliver(leaving, Message(-1))  # behind what it reads of history
         await eventually(lambda: not store.statistics().pending)
         assert leaving.events == [*range(1, 41)]
+
+
+async def test_p3_who_delivers_to_one_alone_takes_no_turns_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, running = 1.0, True
+
+    def clock() -> float:
+        nonlocal now
+        now += 1e-6
+        return now
+
+    class Computing(Told[int]):
+        async def publish(self, message: Message[int], /) -> None:
+            nonlocal now
+            now += 5e-5
+            await super().publish(message)
+
+    async def whisper(direct: Direct[int]) -> None:
+        nonlocal now
+        while running:
+            await store.deliver(direct, Message(0))
+            now += 1e-5
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr("tornadose.tasks.monotonic", clock)
+    monkeypatch.setattr("tornadose.fanout.monotonic", clock)
+    async with QueueStore[int](backlog=64) as store:
+        many, direct = [Computing() for _ in range(20)], [Direct[int]() for _ in range(5)]
+        for subscriber in (*many, *direct):
+            store.register(subscriber)
+        whispering = [asyncio.create_task(whisper(subscriber)) for subscriber in direct]
+        for number in range(640):
+            await store.submit(number)
+        await eventually(lambda: all(told.events[639:] for told in many))
+        running = False
+        await asyncio.gather(*whispering)
+    assert all(told.events == [*range(640), "closed"] for told in many)

@@ -126,6 +126,8 @@ class RedisStore(BrokerStore[T], Generic[T]):
         super()._prepare()
         self._inbox: asyncio.Queue[Incoming[T]] = asyncio.Queue(self._inbox_size)
         self._reading: Connection | None = None  # while the subscription stands
+        self._declaring = asyncio.Lock()
+        self._declared = False  # that it does not
         self._caught_up = asyncio.Event()
 
     async def submit(self, data: T, /, *, event: str | None = None) -> Message[T]:
@@ -173,16 +175,18 @@ class RedisStore(BrokerStore[T], Generic[T]):
         await self._inbox.join()
 
     async def _declare(self) -> None:
-        """Announce a gap if the subscription does not stand, although it should."""
-        if self._reading is None and self._tried.is_set():
-            await self._inbox.put("outage")
+        """Announce a gap, once, if the subscription does not stand, although it should."""
+        async with self._declaring:
+            if self._reading is None and self._tried.is_set() and not self._declared:
+                await self._inbox.put("outage")
+                self._declared = True
 
     async def _read(self, connection: Connection) -> None:
         # PING is refused while Redis loads its file, and SUBSCRIBE is not.
         granted(await connection.call([("PING",), ("SUBSCRIBE", self._channel)]))
         await self._declare()
         self._stand()
-        self._reading = connection
+        self._reading, self._declared = connection, False
         try:
             async with asyncio.timeout(self._reply_timeout) as limit:
                 await self._listen(connection, limit)

@@ -66,10 +66,15 @@ class StreamHistory(Generic[T]):
         """
         failures = 0
         while True:
+            reads = self._reads
             try:
-                return await self._shared(position)
+                page = await self._shared(position)
             except (*UNREACHABLE, OutcomeUnknownError) as error:
                 log.debug("reading history failed", exc_info=error)
+            else:
+                if reads is self._reads:
+                    return page
+                continue  # as the stream is not what it was
             failures += 1
             if failures == PATIENCE:
                 log.warning("history behind %s cannot be read for long", cursor_of(position))
@@ -78,7 +83,7 @@ class StreamHistory(Generic[T]):
     def forget(self) -> None:
         """Keep no page of a stream that is not what it was, also none that is being read."""
         self._cache.clear()
-        self._reads.clear()
+        self._reads = {}
 
     async def close(self) -> None:
         await cancel(*self._tasks)

@@ -259,7 +259,8 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         lost_the_rest = not page.full and page.position < accepted
         if lost_the_rest:  # where all of it is lost, who begins at 0 begins behind that
             self._losses.note(Loss(page.position or -1, accepted))
-        elif is_another:  # what is at the position and behind it is lost, but nothing before
+        elif is_another:  # the entry at the position is lost, and what was to come behind it
+            accepted = max([position, *self._losses.missing(page)])
             self._losses.note(Loss(position - 1, accepted))
         self._stand()
         self._stands.set()  # from now on those who read history know as much
