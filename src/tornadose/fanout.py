@@ -118,22 +118,28 @@ class FanOut(Generic[T]):
     async def deliver(self, subscriber: Subscriber[T], message: Message[T]) -> bool:
         """Offer a message to one lane, behind what is accepted; false if there is none.
 
-        Before that, the event loop and its pump have their turns; cancelled then, it has
-        offered nothing.
+        The event loop has its turns before, and so has the pump of a lane whose backlog
+        fills; cancelled then, nothing was offered.
         """
         lane = self._lanes.get(id(subscriber))
         if lane is None:
             return False
-        if self.limits.policy == "block" and lane.is_delivering():  # it would wait for itself
+        blocks = self.limits.policy == "block"
+        if blocks and lane.is_delivering():  # it would wait for itself
             rest = lane.keep(Batch([message]))
             lane.give_up(0 if rest is None else len(rest))
             return True
         async with lane.one_by_one():
+            if self.work.is_over():
+                await self.work.rest()
+            if lane.is_filling() and not blocks:
+                await asyncio.sleep(0)
+                if lane.is_crowded():
+                    await self.pumping.rest()
             await self.handed_on()
+            if not blocks:
+                return self._offer_one(subscriber, message) is not None
         async with self._turn:  # behind those who wait for room
-            await self._give_turn(lane.behind)
-            if lane.is_crowded():
-                await self.pumping.rest()
             full = self._offer_one(subscriber, message)
             await self._wait_for_room(full or [])
             return full is not None
@@ -171,17 +177,13 @@ class FanOut(Generic[T]):
             finally:
                 self.position = positions[-1]
                 self._handed_on.set()
-            await self._give_turn(bool(self._pumps))
+            if self.work.is_over():
+                await self.work.rest()
+            elif self._pumps:
+                await asyncio.sleep(0)
             if self.crowded:
                 self.crowded = False
                 await self.pumping.rest()
-
-    async def _give_turn(self, pumps: bool) -> None:
-        """Give the event loop its turn when it is time, or at once for the sake of pumps."""
-        if self.work.is_over():
-            await self.work.rest()
-        elif pumps:
-            await asyncio.sleep(0)
 
     async def handed_on(self) -> None:
         """Wait until everything accepted before this call was offered to the lanes."""

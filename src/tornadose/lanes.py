@@ -196,6 +196,10 @@ class Lane(Generic[T]):
     def is_full(self) -> bool:
         return self._backlog is not None and self._backlog.full()
 
+    def is_filling(self) -> bool:
+        """Tell whether its backlog is more than half full."""
+        return self._queue().qsize() > self._fanout.limits.backlog // 2
+
     def is_crowded(self) -> bool:
         """Tell whether its backlog grows for want of the loop's time.
 
@@ -203,8 +207,8 @@ class Lane(Generic[T]):
         messages were dropped all the same, nobody waits until it is empty.
         """
         limit = self._fanout.limits.backlog
-        enough = max(0, min(limit // 2, limit - BATCH))
-        return self._resting and not self._overrun and self._queue().qsize() > enough
+        full = self.is_filling() or self._queue().qsize() > max(0, limit - BATCH)
+        return self._resting and not self._overrun and full
 
     def finish(self) -> None:
         """Release the subscriber once everything is delivered."""
