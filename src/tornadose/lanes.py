@@ -198,7 +198,8 @@ class Lane(Generic[T]):
 
     def is_filling(self) -> bool:
         """Tell whether its backlog is more than half full."""
-        return self._queue().qsize() > self._fanout.limits.backlog // 2
+        backlog = self._backlog
+        return backlog is not None and backlog.qsize() > self._fanout.limits.backlog // 2
 
     def is_crowded(self) -> bool:
         """Tell whether its backlog grows for want of the loop's time.

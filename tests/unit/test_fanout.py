@@ -51,11 +51,14 @@ async def settled(fanout: FanOut[int]) -> None:
 
 async def test_a_batch_is_handed_over_at_once_while_the_subscriber_keeps_up() -> None:
     fanout, subscriber = fan_out(), Direct[int]()
-    admit(fanout, subscriber)
+    lane = admit(fanout, subscriber)
     sent = batch(1, 2)
     await fanout.broadcast(sent)
     assert [given is sent for given in subscriber.batches] == [True]
     assert fanout.statistics().max_backlog == 0
+    await fanout.deliver(subscriber, *batch(3))
+    assert subscriber.got == [1, 2, 3]
+    assert lane._backlog is None  # pyright: ignore[reportPrivateUsage]  # which costs 3 KiB
 
 
 async def test_p1_what_waits_comes_before_what_is_new() -> None:
