@@ -130,7 +130,7 @@ def _quick() -> Sequence[Stage]:
 
 def _full() -> Sequence[Stage]:
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(45, 9), _bursts(80, LONG))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(45, 9), _bursts(64, LONG))),
         Stage(
             clients=100,
             entrants=SSE,
@@ -139,7 +139,7 @@ def _full() -> Sequence[Stage]:
         Stage(clients=10, entrants=SSE, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=SSE, shapes=(_lockstep(1000, 20),)),
         Stage(clients=9000, entrants=SSE, shapes=(_lockstep(9000, 2), _idle(15, 2))),
-        _stalled((TORNADOSE, *PYTHON_PEERS), 40),
+        _stalled((TORNADOSE, *PYTHON_PEERS), 36),
         Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(80),)),
     )
 
