@@ -366,9 +366,10 @@ class Lane(Generic[T]):
                     return
             at_once = 1 if self._nowait is None or self._marks else BATCH
             count = min(at_once, queue.qsize())
+            # Taken out before the gap is told: what is dropped meanwhile is a gap behind these.
             items = deque(self._take_out() for _ in range(count))
-            if hole is not None:  # with these in hand, or what is dropped meanwhile
-                await self._tell(hole)  # would be told again and again, and nothing delivered
+            if hole is not None:
+                await self._tell(hole)
             await self._deliver_run(items)
 
     async def _deliver_run(self, items: deque[tuple[GapReason | None, Message[T]]]) -> None:

@@ -88,6 +88,22 @@ async def test_p2_what_was_accepted_before_registering_is_not_delivered() -> Non
     assert (early.got, late.got, later.got) == ([1, 2, 3, 4, 5, 6], [3, 4, 5, 6], [6])
 
 
+class Turns:
+    """Counts the turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        self._watching.cancel()
+
+
 def always(work: Work) -> bool:
     return True
 
@@ -500,23 +516,17 @@ async def test_p3_busy_stores_do_not_make_each_other_rest_for_every_message(
 
 
 async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:
-    turn, hooks = 0, Counter[int]()
+    hooks = Counter[int]()
 
     class Slow(Direct[int]):
         def released(self, reason: Released, /) -> None:
             time.sleep(0.002)
-            hooks[turn] += 1
+            hooks[turns.count] += 1
 
         def leaving(self) -> bool:
             return True
 
-    async def watch() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
-
-    fanout, watcher = fan_out(), asyncio.create_task(watch())
+    fanout, turns = fan_out(), Turns()
     for _ in range(30):
         admit(fanout, Slow())
     finishing = asyncio.create_task(fanout.finish())
@@ -526,7 +536,7 @@ async def test_p3_letting_go_of_many_yields_every_10_ms() -> None:
     for _ in range(30):
         admit(fanout, Slow())
     await fanout.release_all("failed")
-    watcher.cancel()
+    turns.stop()
     assert hooks.total() == 90
     assert max(hooks.values()) < 15  # 10 ms have room for 5
 
@@ -568,18 +578,12 @@ async def test_p2_a_broadcast_that_is_cancelled_in_a_pause_goes_on_without_anoth
 async def test_p3_filling_many_backlogs_yields_every_10_ms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, turn, puts = count(0, 0.002), 0, Counter[int]()
+    clock, puts = count(0, 0.002), Counter[int]()
     fill = Lane[int].put
 
     async def put(lane: Lane[int], message: Message[int], deadline: float) -> None:
         await fill(lane, message, deadline)
-        puts[turn] += 1
-
-    async def watch() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
+        puts[turns.count] += 1
 
     monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
     monkeypatch.setattr(Lane, "put", put)
@@ -590,12 +594,12 @@ async def test_p3_filling_many_backlogs_yields_every_10_ms(
     await fanout.broadcast(batch(1))
     await fanout.broadcast(batch(2, 3, 4))
     publishing = asyncio.create_task(fanout.broadcast(batch(5, 6, 7)))
-    watcher = asyncio.create_task(watch())
+    turns = Turns()
     await asyncio.sleep(0)
     for subscriber in many:
         subscriber.running.set()
     await publishing
-    watcher.cancel()
+    turns.stop()
     assert puts.total() > 60
     assert max(puts.values()) < 15  # 10 ms have room for 5
     await settled(fanout)
@@ -746,30 +750,24 @@ async def test_p3_who_is_held_up_for_a_moment_has_room_for_the_next_batch(
 async def test_p3_delivering_many_to_one_gives_all_their_turns(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, turn, taken = count(1, 0.002), 0, Counter[int]()
+    clock, taken = count(1, 0.002), Counter[int]()
 
     class Counted(Direct[int]):
         def publish_nowait(self, batch: Batch[int], /) -> bool:
-            taken[turn] += 1
+            taken[turns.count] += 1
             return super().publish_nowait(batch)
-
-    async def watch() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
 
     monkeypatch.setattr("tornadose.tasks.monotonic", lambda: next(clock))
     fanout, direct, plain = fan_out(4, policy), Counted(), Told[int]()
     admit(fanout, direct)
     admit(fanout, plain)
-    watcher = asyncio.create_task(watch())
+    turns = Turns()
     for message in batch(*range(100)):
         assert await fanout.deliver(direct, message)
     monkeypatch.undo()
     for message in batch(*range(100)):
         assert await fanout.deliver(plain, message)
-    watcher.cancel()
+    turns.stop()
     await settled(fanout)
     assert direct.got == plain.events == [*range(100)]
     assert max(taken.values()) < 6  # 7 ms have room for 4
@@ -777,26 +775,20 @@ async def test_p3_delivering_many_to_one_gives_all_their_turns(
 
 @pytest.mark.parametrize("policy", get_args(Policy))
 async def test_p3_what_waits_for_a_stalled_one_takes_no_turns_from_others(policy: Policy) -> None:
-    fanout, turn = fan_out(20, policy), 0
-
-    async def watch() -> None:
-        nonlocal turn
-        while True:
-            turn += 1
-            await asyncio.sleep(0)
+    fanout = fan_out(20, policy)
 
     admit(fanout, stalled := Plain[int]())
     admit(fanout, direct := Direct[int]())
     stalled.running.clear()
     delivering = [asyncio.create_task(fanout.deliver(stalled, m)) for m in batch(*range(18))]
-    watcher = asyncio.create_task(watch())
+    turns = Turns()
     await asyncio.sleep(0)
     for message in batch(*range(30)):
         assert await fanout.deliver(direct, message)
     await fanout.broadcast(batch(30))
-    assert turn < 5
+    assert turns.count < 5
     assert direct.got == [*range(31)]
-    watcher.cancel()
+    turns.stop()
     stalled.running.set()
     await asyncio.gather(*delivering)
     await settled(fanout)
