@@ -1234,6 +1234,29 @@ async def test_p2_p8_p10_what_is_added_after_a_crash_is_none_of_what_it_has_lost
     outages(logged)
 
 
+async def test_p8_p10_what_is_lost_after_ids_have_begun_lower_again_is_another_loss(
+    server: Server,
+) -> None:
+    async with store_on(server.port, SHORT) as store:
+        store.register(told := Told[str]())
+        await server.command("XADD", KEY, "9-0", "data", "old")
+        await eventually(lambda: told.got == ["old"])
+        await server.command("DEL", KEY)
+        await eventually(lambda: gaps(told) == ["restarted"])
+        for number in 1, 2:
+            await server.command("XADD", KEY, f"{number}-0", "data", f"kept{number}")
+        before = await server.command("DUMP", KEY)
+        await server.command("XADD", KEY, "3-0", "data", "lost")
+        await eventually(lambda: told.got[-1] == "lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, bytes_of(before))
+        await eventually(lambda: gaps(told) == ["restarted", "restarted"])
+        await server.command("XADD", KEY, "4-0", "data", "new")
+        for number in 1, 2:
+            store.resume(resumed := Told[str](), f"{number}-0")
+            behind = ["kept2", Gap("restarted", "2-0"), "new"]
+            assert await story(resumed, 4 - number) == behind[number - 1 :]
+
+
 @pytest.mark.parametrize("foreign", [1, 300])  # of which the counts say less
 @pytest.mark.parametrize("kind", [kind for kind, binary in BINARIES.items() if binary])
 async def test_p10_a_loss_is_noticed_also_where_the_connection_holds(

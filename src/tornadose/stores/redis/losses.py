@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...history import Positions
 from ...messages import GapReason
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ class Loss(NamedTuple):
     until: int
     reason: GapReason = "restarted"
 
+    def before(self, positions: Positions) -> Loss:
+        """Return it as it is if there are entries again at these positions."""
+        at = bisect_right(positions, self.after)
+        if at == len(positions) or positions[at] > self.until:
+            return self
+        return self._replace(until=max(self.after + 1, positions[at] - 1))
+
 
 class Losses:
     """The losses of a stream, as far as this process can tell.
@@ -55,6 +63,16 @@ class Losses:
         """Note that what stood up to this position was read, or is given up."""
         while self._unread and self._unread[0][0] <= until:
             self._unread.popleft()
+
+    def settle(self, page: StreamPage[object]) -> None:
+        """Note that the live messages have come to the end of a page.
+
+        What stands on it is no part of an older loss, though its ids may have been given before.
+        """
+        self.expect_no_more(page.position)
+        positions = page.positions(0, len(page.cursors))
+        if positions and any(loss.until >= positions[0] for loss in self._known):
+            self._known = deque((loss.before(positions) for loss in self._known), KNOWN)
 
     def missing(self, page: StreamPage[object], begin: int = 0) -> Sequence[int]:
         """Return where on a page, which begins there, something that is expected is missing."""

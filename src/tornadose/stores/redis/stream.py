@@ -235,7 +235,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
                 whole_until = now() + min(LONGEST_BLOCK, self._reply_timeout / 2)
             self._fanout.skip(page.position)
             self._added = page.added
-            self._losses.expect_no_more(page.position)
+            self._losses.settle(page)
 
     async def _next_page(self, connection: Connection, seconds: float) -> StreamPage[T] | None:
         """Hand on what comes next, unless something may be missing before it."""
@@ -256,17 +256,17 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         self._note_last(page)
         losses = self._losses.find(page)
         is_another = page.hole is not None and page.hole.reason == "restarted"
-        lost_the_rest = not page.full and page.position < accepted
+        lost_the_rest, lost_until = not page.full and page.position < accepted, accepted
         if lost_the_rest:  # where all of it is lost, who begins at 0 begins behind that
             self._losses.note(Loss(page.position or -1, accepted))
         elif is_another:  # the entry at the position is lost, and what was to come behind it
-            accepted = max([position, *self._losses.missing(page)])
-            self._losses.note(Loss(position - 1, accepted))
+            lost_until = max([position, *self._losses.missing(page)])
+            self._losses.note(Loss(position - 1, lost_until))
         self._stand()
         self._stands.set()  # from now on those who read history know as much
         for part in page.cut(losses):
             if part.hole is not None:
-                await self._announce(part.hole, accepted)
+                await self._announce(part.hole, lost_until)
             await self._hand_on(part.incoming, part.positions)
         if lost_the_rest:
             if not is_another:
@@ -275,10 +275,10 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             self._losses.expect_no_more(accepted)
         return replace(page, added=None) if losses else page
 
-    async def _announce(self, hole: Hole, accepted: int) -> None:
-        """Announce a hole to those who begin in front of its end, or up to what is accepted."""
+    async def _announce(self, hole: Hole, lost_until: int) -> None:
+        """Announce a hole to those who begin in front of its end, or of the last that is lost."""
         self._history.forget()
-        await self._fanout.announce(hole.reason, hole.end, end=accepted + 1)
+        await self._fanout.announce(hole.reason, hole.end, end=lost_until + 1)
 
     def _note_last(self, page: StreamPage[T]) -> None:
         """Note what was read last: what is in hand may be lost in Redis before it is handed on."""

@@ -66,3 +66,19 @@ def test_who_begins_within_a_loss_or_behind_it_need_not_hear_of_it() -> None:
     losses.note(Loss(4, 5))  # which is known by that
     assert losses.unspoken(0, 100) == [Loss(3, 6)]
     assert [losses.spoken(position) for position in (2, 3, 4, 6, 7)] == [2, 3, 6, 6, 7]
+
+
+def test_what_has_come_since_is_no_part_of_a_loss_although_it_has_lost_ids() -> None:
+    losses = expecting(4)
+    losses.note(Loss(3, 9))
+    losses.note(Loss(11, 13))
+    losses.settle(page(2, 3))
+    losses.settle(page(10))
+    assert losses.unspoken(0, 100) == [Loss(3, 9), Loss(11, 13)]
+    losses.settle(page(2, 6, 8))
+    assert losses.unspoken(0, 100) == [Loss(3, 5), Loss(11, 13)]
+    losses.note(Loss(6, 7))
+    assert losses.unspoken(losses.spoken(6), 100) == [Loss(6, 7), Loss(11, 13)]
+    losses.settle(page(4, 13))
+    assert losses.unspoken(0, 100) == [Loss(3, 4), Loss(6, 7), Loss(11, 12)]
+    assert not losses.missing(page(5))  # as it was read
