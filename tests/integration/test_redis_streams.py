@@ -63,6 +63,10 @@ end
 return ids
 """
 FALL_BACK = "redis.call('DEL', KEYS[1]) redis.call('RESTORE', KEYS[1], 0, ARGV[1])"
+ADD_AND_TRIM = """
+redis.call('XADD', KEYS[1], '*', 'data', 'last')
+redis.call('XTRIM', KEYS[1], 'MAXLEN', 1)
+"""
 ADD_AND_DELETE = "redis.call('XDEL', KEYS[1], redis.call('XADD', KEYS[1], '*', 'data', ''))"
 
 
@@ -1255,6 +1259,109 @@ async def test_p8_p10_what_is_lost_after_ids_have_begun_lower_again_is_another_l
             store.resume(resumed := Told[str](), f"{number}-0")
             behind = ["kept2", Gap("restarted", "2-0"), "new"]
             assert await story(resumed, 4 - number) == behind[number - 1 :]
+
+
+@pytest.mark.parametrize("added", [0, 1])  # behind what is lost
+async def test_p2_p8_p10_each_of_two_losses_is_a_gap_although_both_are_noticed_at_once(
+    server: Server, added: int
+) -> None:
+    kept = await add(server, "data", "kept")
+    first = bytes_of(await server.command("DUMP", KEY))
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        await store.submit("unread")
+        await server.command("EVAL", FALL_BACK, 1, KEY, first)
+        between = str((await store.submit("between")).id)
+        second = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, second)
+        new = [await add(server, "data", "new") for _ in range(added)]
+        held.running.set()
+        await eventually(lambda: gaps(held) == 2 * ["restarted"])
+        await store.submit("live")
+        behind = ["between", Gap("restarted", between), *("new" for _ in new), "live"]
+        events = await story(held, 7 + added)
+        assert events == [*HELD, Gap("restarted", str(held.messages[2].id)), *behind]
+        for cursor, expected in (kept, [Gap("restarted", kept), *behind]), (between, behind[1:]):
+            store.resume(resumed := Told[str](), cursor)
+            assert await story(resumed, len(expected)) == expected
+
+
+async def test_p2_p8_p10_what_was_deleted_does_not_hide_what_is_lost_behind_it(
+    server: Server,
+) -> None:
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        await server.command("EVAL", ADD_AND_DELETE, 1, KEY)
+        between = str((await store.submit("between")).id)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await store.submit("new")
+        held.running.set()
+        behind = ["between", Gap("restarted", between), "new"]
+        events = await story(held, 7)
+        assert events == [*HELD, Gap("expired", str(held.messages[2].id)), *behind]
+        store.resume(resumed := Told[str](), between)
+        assert await story(resumed, 2) == behind[1:]
+
+
+@pytest.mark.parametrize("deleted", ["", "39-0"])
+async def test_p2_p10_a_stream_that_is_another_is_a_gap_also_where_a_page_does_not_show_all(
+    server: Server, deleted: str, logged: Logged
+) -> None:
+    async with store_on(server.port) as store:
+        store.register(told := Told[str]())
+        await fill_from(server, 10, 4)
+        await eventually(lambda: len(told.got) == 4)
+        await server.command("CLIENT", "KILL", "TYPE", "normal")
+        await server.command("DEL", KEY)
+        await fill_from(server, 1, 3)
+        await fill_from(server, 14, 37)
+        await server.command("XDEL", KEY, deleted or "39-1")
+        await mended(logged)
+        await eventually(lambda: told.got[-1] == "50")
+        assert told.events[4:6] == [Gap("restarted", "13-0"), "14"]
+        assert gaps(told) == ["restarted"]
+
+
+async def test_p2_p8_p10_what_is_lost_within_an_older_loss_is_a_gap_of_its_own(
+    server: Server, logged: Logged
+) -> None:
+    async with store_on(server.port, SHORT) as store:
+        store.register(told := Told[str]())
+        future = await add(server, "data", "future", cursor=f"{1 << 50}-0")
+        await eventually(lambda: told.got == ["future"])
+        await server.command("DEL", KEY)
+        await eventually(lambda: gaps(told) == ["restarted"])
+        await server.command("CLIENT", "KILL", "TYPE", "normal")
+        await fallen(logged)
+        between = str((await accepted(store, "between")).id)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await store.submit("new")
+        behind = ["between", Gap("restarted", between), "new"]
+        assert await story(told, 5) == ["future", Gap("restarted", future), *behind]
+        store.resume(resumed := Told[str](), between)
+        assert await story(resumed, 2) == behind[1:]
+    outages(logged)
+
+
+async def test_p2_a_loss_does_not_make_a_gap_of_what_is_trimmed_once_it_is_read(
+    server: Server,
+) -> None:
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await store.submit("new")
+        held.running.set()
+        events = [*await story(held, 5)]
+        assert events == [*HELD, Gap("restarted", str(held.messages[2].id)), "new"]
+        await server.command("EVAL", ADD_AND_TRIM, 1, KEY)
+        assert await story(held, 6) == [*events, "last"]
 
 
 @pytest.mark.parametrize("foreign", [1, 300])  # of which the counts say less

@@ -107,9 +107,12 @@ class StreamInfo:
             return Hole("expired", self.last)
         return Hole("expired", self._first - 1)
 
-    def knows(self, position: int, there: bool) -> bool:
-        """Tell whether there may have been an entry at a position where there is one, or none."""
-        deleted = self.deleted is not None and position <= self.deleted
+    def knows(self, position: int, there: bool, *, sure: bool = True) -> bool:
+        """Tell whether there may have been an entry at a position where there is one, or none.
+
+        That something behind it was deleted says it only if it is sure to be the same stream.
+        """
+        deleted = sure and self.deleted is not None and position <= self.deleted
         return there or deleted or self._is_trimmed(position)
 
     def is_lost(self, position: int, still: bool) -> bool:

@@ -33,6 +33,9 @@ class Loss(NamedTuple):
     until: int
     reason: GapReason = "restarted"
 
+    def is_in(self, other: Loss) -> bool:
+        return other.after <= self.after and self.until <= other.until
+
     def before(self, positions: Positions) -> Loss:
         """Return it as it is if there are entries again at these positions."""
         at = bisect_right(positions, self.after)
@@ -65,11 +68,12 @@ class Losses:
             self._unread.popleft()
 
     def settle(self, page: StreamPage[object]) -> None:
-        """Note that the live messages have come to the end of a page.
-
-        What stands on it is no part of an older loss, though its ids may have been given before.
-        """
+        """Note that the live messages have come to the end of a page."""
         self.expect_no_more(page.position)
+        self._renew(page)
+
+    def _renew(self, page: StreamPage[object]) -> None:
+        """Take what stands on a page out of older losses, as its ids may be given again."""
         positions = page.positions(0, len(page.cursors))
         if positions and any(loss.until >= positions[0] for loss in self._known):
             self._known = deque((loss.before(positions) for loss in self._known), KNOWN)
@@ -85,12 +89,12 @@ class Losses:
 
     def find(self, page: StreamPage[object], begin: int = 0) -> Sequence[Loss]:
         """Return, and note, what is missing on a page, behind the hole that is in front of it."""
+        self._renew(page)
         missing = self.missing(page, begin)
-        if missing and page.hole is not None:
-            covered = page.position if page.hole.end is None else page.hole.end
+        if page.hole is not None:
+            deleted = (page.deleted or 0) if page.hole.reason == "expired" else 0
+            covered = max(page.before_first(), deleted)
             missing = [position for position in missing if position > covered]
-        if not missing:
-            return ()
         positions, runs = page.positions(0, len(page.cursors)), dict[int, Loss]()
         for position in missing:
             at = bisect_left(positions, position)
@@ -102,9 +106,10 @@ class Losses:
         return [*runs.values()]
 
     def note(self, loss: Loss) -> None:
-        """Remember a loss, unless it is known."""
-        if not any(k.after <= loss.after and loss.until <= k.until for k in self._known):
-            self._known.append(loss)
+        """Remember a loss, unless it is known, in place of those that are part of it."""
+        if not any(loss.is_in(known) for known in self._known):
+            others = (known for known in self._known if not known.is_in(loss))
+            self._known = deque([*others, loss], KNOWN)
 
     def unspoken(self, spoken: int, until: int) -> Sequence[Loss]:
         """Return in order what was lost in front of a position, but for what is spoken of."""

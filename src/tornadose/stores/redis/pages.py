@@ -78,6 +78,10 @@ class StreamPage(Generic[T_co]):
     def positions(self, start: int, end: int) -> Positions:
         return _Positions(self.cursors[start:end])
 
+    def before_first(self) -> int:
+        """Return up to where nothing stands on it."""
+        return position_of(self.cursors[0]) - 1 if self.cursors else self.position
+
     def ends_with_entry(self) -> bool:
         return bool(self.cursors) and position_of(self.cursors[-1]) == self.position
 
@@ -151,7 +155,8 @@ class PageReader(Generic[T]):
         entries = array_of(behind) if position < info.last else []
         page = await self._page(entries, position, count)
         sure = not anew or bool(array_of(there)) or position == info.deleted
-        known = info.knows(position, bool(array_of(there)))
+        counted = added is not None and not page.full
+        known = info.knows(position, bool(array_of(there)), sure=sure or counted)
         hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
         is_there = bool(array_of(still[0] if still else there))
         lost = last is not None and info.is_lost(position_of(last), is_there)

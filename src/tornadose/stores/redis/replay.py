@@ -102,17 +102,17 @@ class StreamHistory(Generic[T]):
         return await asyncio.shield(self._reads[position])
 
     async def _read(self, position: int) -> StreamPage[T]:
-        page = await self._pages.whole(self._pipeline.call, position, last=self.last)
-        self.losses.find(page, position)
-        return page
+        return await self._pages.whole(self._pipeline.call, position, last=self.last)
 
-    def _accept(self, page: StreamPage[T]) -> None:
-        """Count as accepted what was read ahead of the live messages, and expect it there.
+    def _accept(self, position: int, page: StreamPage[T]) -> None:
+        """Note what is missing on a page, and count as accepted what is there.
 
+        What was read ahead of the live messages is expected there.
         What was last read is enough: a crash that loses what was before it loses it as well.
         """
         if page.hole is not None and page.hole.reason == "restarted":
             return  # nobody will get it before the reader has noticed
+        self.losses.find(page, position)
         self.fanout.accepted = max(self.fanout.accepted, page.position)
         if page.cursors and (last := position_of(page.cursors[-1])) > self.fanout.position:
             self.losses.expect(last, page.cursors[-1])
@@ -129,7 +129,7 @@ class StreamHistory(Generic[T]):
         del self._reads[position]
         if read.exception() is not None:
             return
-        self._accept(read.result())
+        self._accept(position, read.result())
         if not read.result().full or read.result().lost:
             return  # there will be more behind it, or before
         self._cache[position] = read.result()
@@ -203,8 +203,7 @@ class StreamReplay(Generic[T]):
         hole, losses = self._hole(page), self._unspoken(page.position if page.full else BEYOND)
         self._spoken = max([self._spoken, *(loss.until for loss in losses)])
         if hole is not None:  # it speaks for whatever is missing up to the next entry
-            following = position_of(page.cursors[0]) - 1 if page.cursors else page.position
-            self._spoken = max(self._spoken, following)
+            self._spoken = max(self._spoken, page.before_first())
         *before, rest = page.cut(losses)
         for part, loss in zip(before, losses, strict=True):
             if part.incoming:

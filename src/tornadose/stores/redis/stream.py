@@ -20,7 +20,7 @@ from ...statistics import Statistics
 from ...wire import check_text
 from .broker import BrokerStore, Decoder, Encoder, Part
 from .connection import Connection, Unreachable, bytes_of, check_name, now
-from .entries import Call, Hole, position_of
+from .entries import Call, position_of
 from .losses import Loss, Losses
 from .pages import PageReader, StreamPage
 from .replay import StreamHistory, StreamReplay
@@ -254,31 +254,30 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             connection.call, position, self._added, anew=anew, last=self._history.last
         )
         self._note_last(page)
+        lost_the_rest = not page.full and page.position < accepted
+        if lost_the_rest and not page.cursors:
+            page = replace(page, hole=None)  # as one gap says it all
         losses = self._losses.find(page)
-        is_another = page.hole is not None and page.hole.reason == "restarted"
-        lost_the_rest, lost_until = not page.full and page.position < accepted, accepted
+        lost_until = position
+        if page.hole is not None and page.hole.reason == "restarted":
+            missing = self._losses.missing(page)
+            lost_until = max([position, *(due for due in missing if due <= page.before_first())])
+            self._losses.note(Loss(position - 1, lost_until))  # it is lost what was there as well
         if lost_the_rest:  # where all of it is lost, who begins at 0 begins behind that
             self._losses.note(Loss(page.position or -1, accepted))
-        elif is_another:  # the entry at the position is lost, and what was to come behind it
-            lost_until = max([position, *self._losses.missing(page)])
-            self._losses.note(Loss(position - 1, lost_until))
+        if page.hole is not None or losses or lost_the_rest:
+            self._history.forget()
         self._stand()
         self._stands.set()  # from now on those who read history know as much
         for part in page.cut(losses):
             if part.hole is not None:
-                await self._announce(part.hole, lost_until)
+                await self._fanout.announce(*part.hole, end=lost_until + 1)
             await self._hand_on(part.incoming, part.positions)
         if lost_the_rest:
-            if not is_another:
-                await self._announce(Hole("restarted", None), accepted)
+            await self._fanout.announce("restarted", end=accepted + 1)
             self._fanout.rewind(page.position, accepted)
             self._losses.expect_no_more(accepted)
-        return replace(page, added=None) if losses else page
-
-    async def _announce(self, hole: Hole, lost_until: int) -> None:
-        """Announce a hole to those who begin in front of its end, or of the last that is lost."""
-        self._history.forget()
-        await self._fanout.announce(hole.reason, hole.end, end=lost_until + 1)
+        return replace(page, added=None) if losses and page.full else page
 
     def _note_last(self, page: StreamPage[T]) -> None:
         """Note what was read last: what is in hand may be lost in Redis before it is handed on."""

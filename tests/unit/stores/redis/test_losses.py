@@ -25,7 +25,7 @@ def page(*positions: int, **more: Any) -> StreamPage[str]:
 
 def test_what_is_on_the_page_or_not_yet_due_is_not_missing() -> None:
     losses = expecting(2, 4, 9)
-    assert losses.find(page(1, 2, 3, 4, 5)) == ()
+    assert not losses.find(page(1, 2, 3, 4, 5))
     assert losses.missing(page(3, 5), begin=2) == [4]
     assert losses.missing(page(5, 6), begin=4) == []
 
@@ -48,10 +48,14 @@ def test_what_was_deleted_has_expired() -> None:
     assert expecting(2, 6).find(page(1, 4, 9, deleted=3)) == [Loss(1, 2, "expired"), Loss(5, 6)]
 
 
-def test_what_redis_knows_to_be_missing_is_no_second_loss() -> None:
-    losses = expecting(2, 6)
-    assert losses.find(page(4, 9, hole=Hole("expired", 3))) == [Loss(5, 6)]
-    assert expecting(2, 6).find(page(4, 9, hole=Hole("restarted", None))) == ()
+def test_a_hole_speaks_for_what_is_missing_in_front_of_the_first_entry() -> None:
+    for hole in Hole("expired", 3), Hole("expired", 9), Hole("restarted", None):
+        assert expecting(2, 6).find(page(4, 9, hole=hole)) == [Loss(5, 6)]
+
+
+def test_a_hole_of_deleted_entries_speaks_for_all_that_may_be_among_them() -> None:
+    there = page(4, 9, 12, deleted=7, hole=Hole("expired", 12))
+    assert expecting(2, 6, 7, 8, 10).find(there) == [Loss(7, 8), Loss(9, 10)]
 
 
 def test_what_was_read_is_expected_no_more() -> None:
@@ -82,3 +86,17 @@ def test_what_has_come_since_is_no_part_of_a_loss_although_it_has_lost_ids() -> 
     losses.settle(page(4, 13))
     assert losses.unspoken(0, 100) == [Loss(3, 4), Loss(6, 7), Loss(11, 12)]
     assert not losses.missing(page(5))  # as it was read
+
+
+def test_a_loss_takes_the_place_of_those_that_are_part_of_it() -> None:
+    losses = Losses()
+    for loss in Loss(3, 6), Loss(8, 9), Loss(9, 12), Loss(2, 10):
+        losses.note(loss)
+    assert losses.unspoken(0, 100) == [Loss(2, 10), Loss(9, 12)]
+
+
+def test_an_older_loss_does_not_hide_what_is_missing_behind_an_entry_that_came_since() -> None:
+    losses = expecting(6)
+    losses.note(Loss(-1, 99))
+    assert losses.find(page(5, 7)) == [Loss(5, 6)]
+    assert losses.unspoken(losses.spoken(5), 100) == [Loss(5, 6)]
