@@ -45,6 +45,8 @@ def test_the_wheel_contains_the_package_and_nothing_else(built: Path) -> None:
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra" not in line]
     assert required == ["tornado>=6.6", "typing-extensions>=4.9"]
     assert metadata.get_all("Provides-Extra") == ["demo", "redis"]
+    redis = [line for line in metadata.get_all("Requires-Dist", []) if "'redis'" in line]
+    assert redis == ["redis[hiredis]<9,>=5.0.1; extra == 'redis'"]
 
 
 def test_the_sdist_contains_what_the_tests_need(built: Path) -> None:

@@ -47,6 +47,23 @@ async def test_a_server_that_cannot_be_reached_is_an_error_when_the_store_is_ope
 
 
 @both
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n", b"\0\xff\r\n"])
+async def test_what_is_no_redis_at_all_is_one_that_cannot_be_reached(
+    kind: Kind, answer: bytes, logged: Logged
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    async with server:
+        with pytest.raises(Unreachable, match="no Redis"):
+            await enter(quick(kind, port=server.sockets[0].getsockname()[1]))
+    logged.take("cannot read from Redis")
+
+
+@both
 @pytest.mark.parametrize("server_kind", KINDS)
 async def test_a_unix_socket_does_as_well(kind: Kind, server_kind: str, tmp_path: Path) -> None:
     if BINARIES[server_kind] is None:
@@ -262,6 +279,29 @@ async def test_p10_a_reader_that_finds_nobody_waits_longer_each_time(
     await store.aclose(timeout=1)
     assert pauses[:5] == [1, 2, 3, 4, 5]
     logged.take("cannot read from Redis")
+
+
+@both
+@pytest.mark.parametrize("steady", [0, 60])
+async def test_p10_after_a_connection_that_stood_for_long_the_next_one_is_tried_at_once(
+    server: Server, kind: Kind, steady: int, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    pauses = list[int]()
+
+    def note(failures: int) -> float:
+        pauses.append(failures)
+        return 0
+
+    monkeypatch.setattr("tornadose.stores.redis.broker.delay_after", note)
+    monkeypatch.setattr("tornadose.stores.redis.broker.STEADY", steady)
+    async with kind(port=server.port):
+        for _ in range(3):
+            await server.command("CLIENT", "KILL", "TYPE", "pubsub")
+            await server.command("CLIENT", "KILL", "TYPE", "normal")
+            await eventually(lambda: any("Redis again" in line for line in logged.lines()))
+            logged.take("cannot read from Redis")
+            logged.take("reads from Redis again")
+    assert pauses == ([0, 1, 0, 2, 0, 3] if steady else 6 * [0])
 
 
 # ---- nothing is left

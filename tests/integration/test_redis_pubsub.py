@@ -18,13 +18,25 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from redis.exceptions import AuthenticationError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as Unreachable
 
 from conftest import Logged
 from servers import Proxy, Server, proxied
 from support import DEADLINE, Told, eventually
-from tornadose import Gap, Message, OutcomeUnknownError, RedisStore, StoreClosedError
+from tornadose import (
+    Gap,
+    Message,
+    OutcomeUnknownError,
+    RedisStore,
+    RedisStreamStore,
+    StoreClosedError,
+)
 from tornadose.limits import Policy
 from tornadose.stores.redis import connection as module
 
@@ -221,6 +233,21 @@ async def test_p9_what_cannot_be_decoded_is_a_gap_for_each_and_stops_nothing(
     assert [t.events for t in told] == [[1, *[Gap("poisoned")] * 5, 2, "closed"]] * 2
     assert (books.poisoned, books.published, books.delivered, books.offered) == (10, 2, 4, 14)
     logged.take("a message of channel 'tornadose' cannot be decoded", times=5)
+
+
+async def test_p3_decoding_leaves_the_loop_its_turns(server: Server) -> None:
+    def slowly(text: str) -> str:
+        end = time.thread_time() + 0.0005
+        while time.thread_time() < end:
+            continue
+        return text
+
+    store = RedisStore[str](port=server.port, encode=str, decode=slowly)
+    async with store, no_stall():
+        (told,) = registered(store)
+        lines = "for _ = 1, 1000 do redis.call('PUBLISH', KEYS[1], 'x') end"  # half a second
+        await server.command("EVAL", lines, 1, "tornadose")
+        await eventually(lambda: len(told.got) == 1000)
 
 
 @dataclass(frozen=True)
@@ -432,22 +459,29 @@ async def test_p10_who_comes_in_an_outage_is_told_of_it_and_who_comes_after_it_i
     await repaired(logged)
 
 
-async def test_p10_a_server_that_still_loads_its_file_does_not_end_the_outage(
+async def test_p6_p10_a_server_that_still_loads_its_file_refuses_and_does_not_end_the_outage(
     server: Server, logged: Logged
 ) -> None:
     much = "for n = 1, 100000 do redis.call('XADD', 'other', '*', 'data', n) end"
     for _ in range(3):
         await server.command("EVAL", much, 0)
-    async with store_at(server.port) as store:
+    async with store_at(server.port) as store, RedisStreamStore(port=server.port) as stream:
         (told,) = registered(store)
         server.kill()
-        await noticed(logged)
-        await server.start()
+        await noticed(logged, times=2)
+        starting, refusals = asyncio.create_task(server.start()), set[type[Exception]]()
+        while not starting.done():
+            try:
+                await stream.submit("early")
+            except Unreachable as error:  # and never is the outcome unknown
+                refusals.add(type(error))
+            await asyncio.sleep(0.01)
+        assert BusyLoadingError in refusals
         await eventually(lambda: told.events == [OUTAGE])
         await store.submit("a")
         await eventually(lambda: told.got == ["a"])
+        await repaired(logged, times=2)
     assert told.events == [OUTAGE, "a", "closed"]
-    await repaired(logged)
 
 
 async def test_p10_a_connection_that_is_only_quiet_or_held_up_is_kept(server: Server) -> None:
@@ -565,6 +599,24 @@ async def test_p6_in_an_outage_submit_fails_in_time_and_was_not_accepted(
             await asyncio.wait_for(_persistently(store, "sentinel"), DEADLINE)
             await eventually(lambda: published)
         assert published == ["sentinel"]
+        await repaired(logged)
+
+
+class Late(RedisStore[str]):
+    """One for which it takes nearly all of its time until it may send."""
+
+    async def _before_first_put(self) -> None:
+        await asyncio.sleep(0.9 * self._timeout)
+
+
+async def test_p6_one_time_limit_holds_for_all_that_submit_waits_for(
+    server: Server, logged: Logged
+) -> None:
+    async with Late(port=server.port, socket_timeout=QUICK, socket_connect_timeout=QUICK) as store:
+        server.pause()
+        with within(1.6 * QUICK), pytest.raises((Unreachable, OutcomeUnknownError)):
+            await store.submit("x")
+        server.resume()
         await repaired(logged)
 
 

@@ -9,7 +9,7 @@ import json
 import random
 import shutil
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from operator import attrgetter
@@ -44,8 +44,9 @@ from tornadose import (
     Released,
 )
 from tornadose.stores.redis import broker
-from tornadose.stores.redis.connection import array_of, bytes_of
-from tornadose.stores.redis.pages import StreamPage
+from tornadose.stores.redis.connection import Connection, array_of, bytes_of, client_of
+from tornadose.stores.redis.entries import Hole, position_of
+from tornadose.stores.redis.pages import PageReader, StreamPage
 from tornadose.stores.redis.replay import StreamHistory
 
 T = TypeVar("T")
@@ -887,6 +888,23 @@ async def test_p10_a_server_that_comes_back_with_nothing_is_one_gap_and_then_liv
         assert await story(beginner, 1) == ["live"]
 
 
+async def test_p10_a_loss_is_one_gap_for_each_of_more_than_are_told_in_one_turn(
+    server: Server,
+) -> None:
+    async with store_on(server.port, SHORT, max_subscribers=None) as store:
+        crowd = [Told[str]() for _ in range(3000)]
+        for told in crowd:
+            store.register(told)
+        lost = await store.submit("lost")
+        await eventually(lambda: all(told.got == ["lost"] for told in crowd))
+        await server.command("DEL", KEY)
+        await eventually(lambda: all(gaps(told) for told in crowd))
+        await store.submit("new")
+        await eventually(lambda: all(told.got[-1] == "new" for told in crowd))
+        expected = ["lost", Gap("restarted", lost.id), "new"]
+        assert all(told.events == expected for told in crowd)
+
+
 def in_a_second(_failures: int) -> float:
     return 1.0
 
@@ -1325,6 +1343,22 @@ async def test_p2_p10_a_stream_that_is_another_is_a_gap_also_where_a_page_does_n
         assert gaps(told) == ["restarted"]
 
 
+async def test_p2_p10_a_deletion_is_why_an_entry_is_missing_only_where_the_counts_agree(
+    server: Server,
+) -> None:
+    await fill_from(server, 1, 3)
+    await fill_from(server, 14, 5)
+    await server.command("XDEL", KEY, "16-0")
+    connection = Connection(client_of(None, {"port": server.port}))
+    await connection.connect()
+    pages = PageReader[str](KEY, str, 1 << 20, deque())
+    at = position_of(b"13-0")
+    counted = await pages.whole(connection.call, at, 4, anew=True, last=b"13-0")
+    unknown = await pages.whole(connection.call, at, None, anew=True, last=b"13-0")
+    await connection.close()
+    assert (counted.hole, unknown.hole) == (None, Hole("restarted", None))
+
+
 async def test_p2_p8_p10_what_is_lost_within_an_older_loss_is_a_gap_of_its_own(
     server: Server, logged: Logged
 ) -> None:
@@ -1631,8 +1665,9 @@ async def test_p8_p10_nobody_waits_for_a_loss_that_cannot_be_told_from_a_deletio
         await eventually(lambda: told.got[-1:] == resumed.got[-1:] == ["new300"])
 
 
+@pytest.mark.parametrize("added", [0, 1])
 async def test_p8_p10_nobody_gets_pages_of_what_redis_has_lost_behind_the_reader(
-    server: Server,
+    server: Server, added: int
 ) -> None:
     options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
     async with store_on(server.port, SHORT, **options) as store:
@@ -1643,6 +1678,7 @@ async def test_p8_p10_nobody_gets_pages_of_what_redis_has_lost_behind_the_reader
         store.resume(early, "0-0")
         await eventually(lambda: len(early.got) == 333)
         await server.command("EVAL", FALL_BACK, "1", KEY, backup)
+        await fill(server, added, "new")
         told.running.set()
         await eventually(lambda: gaps(told) == ["restarted"])
         store.resume(late, "0-0")
@@ -1765,6 +1801,28 @@ async def test_p6_a_lost_reply_is_an_unknown_outcome_and_never_a_second_entry(
         await eventually(lambda: told.got == there.got == ["before", "unknown", "after"])
         assert [data for _, data in await entries(server)] == told.events == there.events
     outages(logged)
+
+
+@pytest.mark.filterwarnings("ignore:.*lib_name:DeprecationWarning")
+async def test_p6_when_the_first_look_at_the_stream_gets_no_reply_nothing_was_accepted(
+    server: Server, logged: Logged
+) -> None:
+    server.kill()
+    async with proxied(server.port) as proxy:
+        silent = {"lib_name": None, "lib_version": None}  # so that connecting needs no reply
+        store = store_on(proxy.port, SHORT, **silent)
+        store.register(told := Told[str]())
+        await fallen(logged)
+        proxy.swallow_replies()
+        await server.start()
+        with pytest.raises(Unreachable):
+            await store.submit("not sent")
+        proxy.heal()
+        await mended(logged)
+        await accepted(store, "sent")
+        await eventually(lambda: told.got == ["sent"])
+        await store.aclose()
+    assert [data for _, data in await entries(server)] == ["sent"]
 
 
 async def test_p6_of_many_that_are_cut_off_or_cancelled_none_is_in_the_stream_twice(

@@ -7,6 +7,8 @@ from tornadose import (
     EventSource,
     Message,
     QueueStore,
+    RedisStore,
+    RedisStreamStore,
     Sink,
     Source,
     Store,
@@ -70,9 +72,15 @@ QueueStore[int](10)  # error
 DataStore(1).data = "x"  # error
 numbers.submit_nowait("x")  # error
 Message(1, 2)  # error
+RedisStore(encode=str)  # error
+RedisStreamStore(decode=int)  # error
+RedisStore[int](encode=str, decode=float)  # error
+RedisStreamStore(10)  # error
+EventSource.route("/", RedisStore(), encode=render)  # error
 
 
 async def use() -> None:
+    await RedisStreamStore().submit(5)  # error
     await numbers.submit("x")  # error
     await numbers.submit(1, "tick")  # error
     async with subscribe(numbers, after=1) as messages:  # error

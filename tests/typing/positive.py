@@ -18,6 +18,8 @@ from tornadose import (
     Message,
     NowaitSubscriber,
     QueueStore,
+    RedisStore,
+    RedisStreamStore,
     Released,
     ReleasedSubscriber,
     ResumableSource,
@@ -41,8 +43,20 @@ source: Source[float] = numbers  # a source is covariant
 sink: Sink[bool] = numbers  # a sink is contravariant
 store: Store[int] = numbers
 
+# Of what comes from Redis it is the decoder that says what it is; without one it is text.
+channel = RedisStore("prices", url="redis://localhost", socket_timeout=2)
+assert_type(channel, RedisStore[str])
+stream = RedisStreamStore("prices", maxlen=100, host="localhost")
+assert_type(stream, RedisStreamStore[str])
+cents = RedisStore(encode=str, decode=int)
+assert_type(cents, RedisStore[int])
+assert_type(RedisStreamStore[float](encode=repr, decode=float), RedisStreamStore[float])
+resumable_text: ResumableSource[str] = stream
+store = cents
+
 
 async def use() -> None:
+    assert_type(await cents.submit(5, event="tick"), Message[int])
     assert_type(await numbers.submit(1, event="tick"), Message[int])
     assert_type(numbers.submit_nowait(1), Message[int])
     assert_type(await sink.submit(True), Message[object])

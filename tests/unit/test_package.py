@@ -54,6 +54,17 @@ def test_importing_it_loads_no_redis() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("module", ["tornadose", "tornadose.stores"])
+@pytest.mark.parametrize("name", ["RedisStore", "RedisStreamStore"])
+def test_without_redis_py_a_redis_store_says_how_to_get_it(module: str, name: str) -> None:
+    code = f"import sys; sys.modules['redis'] = None; from {module} import {name}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    (*_, error) = done.stderr.splitlines()
+    assert error == f'ImportError: {name} needs redis-py: pip install "tornadose[redis]"'
+
+
 def test_the_core_loads_no_tornado() -> None:
     code = (
         "import sys, types; package = types.ModuleType('tornadose');"

@@ -31,6 +31,7 @@ Encoder: TypeAlias = Callable[[T], str]
 Incoming: TypeAlias = Message[T] | GapReason
 
 FIRST_DELAY, LONGEST_DELAY = 0.05, 5.0  # seconds between two attempts to connect
+STEADY = 1.0  # seconds that a connection has to stand before the next one is tried at once
 
 
 class Part(Protocol):
@@ -97,6 +98,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
 
         Raises:
             redis.exceptions.ConnectionError: If it cannot be reached.
+            redis.exceptions.RedisError: If it refuses, for want of a right for example.
             StoreClosedError: If the store is closed.
         """
         self._open()
@@ -187,7 +189,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
             finally:
                 await connection.close()
             stood = 0 if self._stands_since is None else now() - self._stands_since
-            failures = 0 if stood > LONGEST_DELAY else failures + 1
+            failures = 0 if stood > STEADY else failures + 1
             await self._pause(failures)
 
     async def _pause(self, failures: int) -> None:

@@ -138,7 +138,7 @@ class RedisStore(BrokerStore[T], Generic[T]):
 
         Raises:
             TypeError: If the event or the encoded payload is no string.
-            ValueError: If the event is no usable name.
+            ValueError: If the event is no usable name, or the payload has a surrogate in it.
             redis.exceptions.RedisError: If Redis cannot be reached, or refuses the
                 message: it was not accepted.
             OutcomeUnknownError: If the reply was lost: it may have been accepted.

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    InvalidResponse,
     RedisError,
     ResponseError,
 )
@@ -76,6 +77,8 @@ class Connection:
         await self.close()
         try:
             await in_time(self._connect_timeout, self._connection.connect())
+        except InvalidResponse as error:
+            raise Unreachable(f"what answers is no Redis: {error}") from error
         except UNREACHABLE:
             raise
         except Exception as error:  # of who gives the credentials, for example
@@ -119,8 +122,8 @@ class Connection:
             return await self._connection.read_response(
                 disable_decoding=True, disconnect_on_error=False
             )
-        except SilentTooLong as error:  # which the kernel says
-            raise Unreachable("the connection is broken") from error
+        except (SilentTooLong, InvalidResponse) as error:  # the first is what the kernel says
+            raise Unreachable(f"the connection is broken: {error}") from error
 
     async def close(self) -> None:
         """Close the connection at once; it can be opened again."""
@@ -178,7 +181,9 @@ async def in_time(seconds: float, reply: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(seconds):
             return await reply
-    except (TimeoutError, SilentTooLong) as error:
+    except SilentTooLong as error:  # which has a time limit of its own
+        raise Unreachable(str(error)) from error
+    except TimeoutError as error:
         raise Unreachable(f"no answer in {seconds} s") from error
 
 

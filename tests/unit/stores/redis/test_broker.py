@@ -29,6 +29,8 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"url": 5}, TypeError, "url: .*5"),
     ({"url": "http://h"}, ValueError, "redis://"),
     ({"unknown": 5}, TypeError, "unknown"),
+    ({"encode": str}, TypeError, "encode and decode"),
+    ({"decode": str}, TypeError, "encode and decode"),
     ({"encode": "json", "decode": str}, TypeError, "encode: 'json'"),
     ({"encode": str, "decode": 5}, TypeError, "decode: 5"),
     ({"inbox": 0}, ValueError, "inbox: 0"),

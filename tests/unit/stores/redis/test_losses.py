@@ -56,6 +56,8 @@ def test_a_hole_speaks_for_what_is_missing_in_front_of_the_first_entry() -> None
 def test_a_hole_of_deleted_entries_speaks_for_all_that_may_be_among_them() -> None:
     there = page(4, 9, 12, deleted=7, hole=Hole("expired", 12))
     assert expecting(2, 6, 7, 8, 10).find(there) == [Loss(7, 8), Loss(9, 10)]
+    there = page(4, 9, deleted=7, hole=Hole("restarted", None))
+    assert expecting(2, 6).find(there) == [Loss(5, 6, "expired")]
 
 
 def test_what_was_read_is_expected_no_more() -> None:
