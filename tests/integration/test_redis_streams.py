@@ -1596,6 +1596,42 @@ async def test_p2_p10_what_only_a_replay_has_read_is_not_lost_without_a_word(
         assert subscriber.events == [*expected, "live", "closed"]
 
 
+async def test_p8_p10_a_replay_tells_in_its_place_of_a_loss_that_the_reader_has_yet_to_see(
+    server: Server,
+) -> None:
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        between = str((await store.submit("between")).id)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, "1", KEY, backup)
+        await store.submit("new")
+        store.resume(resumed := Told[str](), between)
+        assert await story(resumed, 2) == [Gap("restarted", between), "new"]
+        assert held.got == []
+        held.running.set()
+        assert await story(held, 6) == [*HELD, "between", Gap("restarted", between), "new"]
+        await store.submit("live")
+        await eventually(lambda: held.got[-1] == resumed.got[-1] == "live")
+        assert gaps(held) == gaps(resumed) == ["restarted"]
+
+
+async def test_p8_p10_nobody_reads_history_while_the_reader_is_not_back(
+    server: Server, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store_on(server.port) as store:
+        first, *_ = await fill(server, 3, "old")
+        monkeypatch.setattr(broker, "delay_after", once_asked)
+        await server.command("CLIENT", "KILL", "TYPE", "normal")
+        await fallen(logged)
+        store.resume(resumed := Told[str](), first)
+        await asyncio.sleep(0.2)
+        assert resumed.events == []
+        await store.__aenter__()
+        await eventually(lambda: resumed.got == ["old2", "old3"])
+    outages(logged)
+
+
 async def test_p8_p10_an_id_from_elsewhere_is_told_of_a_loss_that_the_reader_has_yet_to_see(
     server: Server,
 ) -> None:
