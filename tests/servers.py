@@ -135,6 +135,13 @@ class Proxy:
         """Let commands pass, but no replies."""
         self._reply.clear()
 
+    def hold_replies(self) -> asyncio.Event:
+        """Let no replies pass over the connections that there are now until this is set."""
+        held, self._reply = self._reply, asyncio.Event()
+        held.clear()
+        self._reply.set()
+        return held
+
     def heal(self) -> None:
         self._open.set()
         self._reply.set()

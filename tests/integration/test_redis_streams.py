@@ -154,18 +154,32 @@ async def fallen(logged: Logged) -> None:
     await eventually(lambda: any("cannot read" in line for line in logged.lines()))
 
 
-async def hold(store: RedisStreamStore[str]) -> Told[str]:
-    """Let the reader wait for a subscriber, under ``block`` and with a backlog of one."""
-    slow = Told[str]()
-    slow.running.clear()
-    store.register(slow)
-    for number in range(3):  # one is delivered, one waits in the backlog, and one for room
-        await store.submit(f"held {number}")
-    await eventually(lambda: store.statistics().published == 3)
-    return slow
-
-
 HELD = ["held 0", "held 1", "held 2"]
+
+
+class Held(Told[str]):
+    """One that takes nothing until it is running, and may stop again behind the first."""
+
+    def __init__(self, *, again: bool = False) -> None:
+        super().__init__()
+        self.running.clear()
+        self._again = again
+
+    async def publish(self, message: Message[str], /) -> None:
+        await super().publish(message)
+        if self._again and message.data == HELD[-1]:
+            self.running.clear()
+
+
+async def hold(store: RedisStreamStore[str], *, again: bool = False) -> Held:
+    """Let the reader wait for a subscriber, under ``block`` and with a backlog of one."""
+    held = Held(again=again)
+    before = store.statistics().published
+    store.register(held)
+    for data in HELD:  # one is delivered, one waits in the backlog, and one for room
+        await store.submit(data)
+    await eventually(lambda: store.statistics().published == before + len(HELD))
+    return held
 
 
 class Eager(Told[T]):
@@ -1616,6 +1630,132 @@ async def test_p8_p10_a_replay_tells_in_its_place_of_a_loss_that_the_reader_has_
         assert gaps(held) == gaps(resumed) == ["restarted"]
 
 
+async def test_p8_an_entry_that_was_deleted_unread_is_one_gap_for_who_resumes(
+    server: Server,
+) -> None:
+    kept = await add(server, "data", "kept")
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        await server.command("XDEL", KEY, str((await store.submit("deleted")).id))
+        await store.submit("new")
+        store.resume(resumed := Told[str](), kept)
+        assert await story(resumed, 5) == [Gap("expired", kept), *HELD, "new"]
+        held.running.set()
+
+
+async def test_p8_p10_who_resumes_at_a_deleted_entry_is_told_of_what_was_lost_behind_it(
+    server: Server,
+) -> None:
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        deleted = str((await store.submit("deleted")).id)
+        await server.command("XDEL", KEY, deleted)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, "1", KEY, backup)
+        await store.submit("new")
+        held.running.set()
+        await eventually(lambda: held.got[-1:] == ["new"])
+        store.resume(resumed := Told[str](), deleted)
+        assert await story(resumed, 2) == [Gap("restarted", deleted), "new"]
+
+
+async def test_p8_p10_who_resumes_is_told_of_a_loss_also_if_another_one_undoes_a_deletion(
+    server: Server,
+) -> None:
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        kept = str((await store.submit("kept")).id)
+        first = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, "1", KEY, first)
+        new = str((await store.submit("new")).id)
+        second = bytes_of(await server.command("DUMP", KEY))
+        await server.command("EVAL", ADD_AND_DELETE, 1, KEY)
+        held.running.set()
+        assert await story(held, 6) == [*HELD, Gap("expired", held.messages[2].id), "kept", "new"]
+        await server.command("EVAL", FALL_BACK, "1", KEY, second)
+        await store.submit("newer")
+        await eventually(lambda: held.got[-1] == "newer")
+        store.resume(resumed := Told[str](), kept)
+        behind = [Gap("restarted", new), "newer"]
+        assert await story(resumed, 4) == [Gap("expired", kept), "new", *behind]
+
+
+async def test_p2_p8_p10_where_ids_begin_lower_again_no_loss_hides_in_the_one_before(
+    server: Server,
+) -> None:
+    options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
+    async with store_on(server.port, SHORT, **options) as store:
+        held = await hold(store, again=True)
+        first = bytes_of(await server.command("DUMP", KEY))
+        await add(server, "data", "future", cursor=f"{1 << 50}-0")
+        store.resume(ahead := Told[str](), "0-0")
+        await eventually(lambda: ahead.got[-1:] == ["future"])
+        await server.command("EVAL", FALL_BACK, 1, KEY, first)
+        more = [f"more {number}" for number in range(4)]
+        last = [await add(server, "data", data) for data in more][-1]
+        await asyncio.sleep(SHORT)  # then it looks at the whole stream
+        held.running.set()
+        await eventually(lambda: store.statistics().published == 6)  # the reader is held again
+        store.resume(resumed := Told[str](), last)
+        between = str((await store.submit("between")).id)
+        second = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, second)
+        await add(server, "data", "new")
+        held.running.set()
+        behind = [Gap("restarted", last), "between", Gap("restarted", between), "new"]
+        assert await story(held, 11) == [*HELD, *more, *behind]
+        assert await story(resumed, 4) == behind
+
+
+async def test_p8_p10_who_asks_for_everything_is_told_of_a_loss_below_an_older_one(
+    server: Server,
+) -> None:
+    options: dict[str, Any] = {"policy": "block", "backlog": 1, "block_timeout": 60}
+    async with store_on(server.port, SHORT, **options) as store:
+        store.register(told := Told[str]())
+        await add(server, "data", "future", cursor=f"{1 << 50}-0")
+        await eventually(lambda: told.got == ["future"])
+        await server.command("DEL", KEY)
+        await eventually(lambda: gaps(told) == ["restarted"])
+        await hold(store)
+        between = str((await store.submit("between")).id)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await store.submit("lost")
+        await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await store.submit("new")
+        store.resume(resumed := Told[str](), "0-0")
+        assert await story(resumed, 6) == [*HELD, "between", Gap("restarted", between), "new"]
+        store.deregister(told)
+        for subscriber in store.subscribers:
+            store.deregister(subscriber)
+
+
+async def test_p8_p10_nobody_gets_a_kept_page_once_another_page_shows_that_it_is_lost(
+    server: Server,
+) -> None:
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        last = str((await store.submit("kept")).id)
+        backup = bytes_of(await server.command("DUMP", KEY))
+        await fill(server, 200, "lost")
+        for cursor in last, "0-0":
+            store.resume(early := Told[str](), cursor)
+            await eventually(lambda: early.got[-1:] == ["lost200"])
+        await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await add(server, "data", "new")
+        third, *_ = [cursor for cursor, data in await entries(server) if data == HELD[2]]
+        for cursor, events in (
+            (third, ["kept", Gap("restarted", last), "new"]),
+            (last, [Gap("restarted", last), "new"]),
+        ):
+            store.resume(late := Told[str](), cursor)
+            assert await story(late, len(events)) == events
+        held.running.set()
+
+
 async def test_p8_p10_nobody_reads_history_while_the_reader_is_not_back(
     server: Server, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1836,6 +1976,37 @@ async def test_p6_a_lost_reply_is_an_unknown_outcome_and_never_a_second_entry(
         await store.submit("after")
         await eventually(lambda: told.got == there.got == ["before", "unknown", "after"])
         assert [data for _, data in await entries(server)] == told.events == there.events
+    outages(logged)
+
+
+@pytest.mark.parametrize("loses", [False, True])
+async def test_p6_p10_a_reply_that_comes_when_the_reader_is_past_it_is_made_sure_of(
+    server: Server, loses: bool, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxied(server.port) as proxy, store_on(proxy.port) as store:
+        store.register(told := Told[str]())
+        await store.submit("kept")
+        await eventually(lambda: told.got == ["kept"])
+        backup = bytes_of(await server.command("DUMP", KEY))
+        monkeypatch.setattr(broker, "delay_after", once_asked)
+        await server.command("CLIENT", "KILL", "ID", (await server.clients())[0])
+        await fallen(logged)
+        replies = proxy.hold_replies()
+        submitting = asyncio.create_task(store.submit("late"))
+        while len(await entries(server)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        if loses:
+            await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await add(server, "data", "new")
+        await store.__aenter__()
+        await eventually(lambda: told.got[-1] == "new")
+        replies.set()
+        if loses:
+            with pytest.raises(OutcomeUnknownError, match="lost"):
+                await submitting
+        else:
+            assert (await submitting).id == told.messages[1].id
+        assert told.got == ["kept", *([] if loses else ["late"]), "new"]
     outages(logged)
 
 

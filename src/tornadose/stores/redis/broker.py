@@ -134,9 +134,8 @@ class BrokerStore(BaseStore[T], Generic[T]):
             if self._down is not None:
                 raise self._down.with_traceback(None)  # which those before have left on it
 
-    async def _put(self, command: Command) -> object:
+    async def _put(self, command: Command, deadline: float) -> object:
         """Carry out a command that puts a message into Redis, all in one time limit."""
-        deadline = now() + self._timeout
         try:
             async with asyncio.timeout_at(deadline):
                 await self._opened()

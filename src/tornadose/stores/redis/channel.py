@@ -148,7 +148,7 @@ class RedisStore(BrokerStore[T], Generic[T]):
         if event is not None:
             check_event(event)
         payload = framed(check_text(self._encode(data)), event)
-        await self._put(("PUBLISH", self._channel, payload))
+        await self._put(("PUBLISH", self._channel, payload), now() + self._timeout)
         return Message(data, event=event)
 
     async def publish(self) -> None:

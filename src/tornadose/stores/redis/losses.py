@@ -5,11 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...history import Positions
 from ...messages import GapReason
+from .entries import position_of
 
 if TYPE_CHECKING:
     from .pages import StreamPage
@@ -88,22 +89,21 @@ class Losses:
         return [position for position, cursor in due if cursor not in there]
 
     def find(self, page: StreamPage[object], begin: int = 0) -> Sequence[Loss]:
-        """Return, and note, what is missing on a page, behind the hole that is in front of it."""
+        """Note what is missing on a page; return what no hole in front of it speaks for."""
         self._renew(page)
-        missing = self.missing(page, begin)
-        if page.hole is not None:
-            deleted = (page.deleted or 0) if page.hole.reason == "expired" else 0
-            covered = max(page.before_first(), deleted)
-            missing = [position for position in missing if position > covered]
-        positions, runs = page.positions(0, len(page.cursors)), dict[int, Loss]()
-        for position in missing:
-            at = bisect_left(positions, position)
-            after = runs[at].after if at in runs else position - 1
-            reason: GapReason = "expired" if position <= (page.deleted or 0) else "restarted"
-            runs[at] = Loss(after, position, reason)
-        for loss in runs.values():
-            self.note(loss)
-        return [*runs.values()]
+        missing, deleted, losses = self.missing(page, begin), page.deleted or 0, list[Loss]()
+        if not missing:
+            return ()
+        entries = (bisect_left(missing, position_of(cursor)) for cursor in page.cursors)
+        for start, end in pairwise(sorted({0, *entries, len(missing)})):  # between two of them
+            until = missing[end - 1]
+            reason: GapReason = "expired" if until <= deleted else "restarted"
+            losses.append(Loss(missing[start] - 1, until, reason))
+            self.note(losses[-1])
+        if page.hole is None:
+            return losses
+        covered = max(page.before_first(), deleted if page.hole.reason == "expired" else 0)
+        return [loss for loss in losses if loss.until > covered]
 
     def note(self, loss: Loss) -> None:
         """Remember a loss, unless it is known, in place of those that are part of it."""
@@ -115,6 +115,6 @@ class Losses:
         """Return in order what was lost in front of a position, but for what is spoken of."""
         return sorted(k for k in self._known if k.until > spoken and k.after < until)
 
-    def spoken(self, position: int) -> int:
-        """Return up to where who begins behind this position has nothing to hear of."""
-        return max([position, *(k.until for k in self._known if k.after < position)])
+    def beginning(self) -> int:
+        """Return up to where who begins with what is there has nothing to hear of."""
+        return max([0, *(k.until for k in self._known if k.after < 0)])

@@ -112,7 +112,8 @@ class StreamHistory(Generic[T]):
         """
         if page.hole is not None and page.hole.reason == "restarted":
             return  # nobody will get it before the reader has noticed
-        self.losses.find(page, position)
+        if self.losses.find(page, position):
+            self._cache.clear()
         self.fanout.accepted = max(self.fanout.accepted, page.position)
         if page.cursors and (last := position_of(page.cursors[-1])) > self.fanout.position:
             self.losses.expect(last, page.cursors[-1])
@@ -168,7 +169,7 @@ class StreamReplay(Generic[T]):
             self._position = checked_position_of(self._cursor)
             if self._position is None:
                 return self._live("unknown")
-            self._spoken = self._history.losses.spoken(self._position)
+            self._spoken = self._position or self._history.losses.beginning()
         if self._part is None:
             page = await self._history.behind(self._position)
             if page.hole is not None and page.hole.reason == "restarted":
@@ -200,10 +201,14 @@ class StreamReplay(Generic[T]):
 
     def _parts_of(self, page: StreamPage[T]) -> Iterator[Page[T]]:
         """Cut a page at the holes in it, and where Redis has lost what it had."""
+        if page.cursors:  # whose ids may be lower than those that were lost
+            self._spoken = min(self._spoken, page.before_first() + 1)
         hole, losses = self._hole(page), self._unspoken(page.position if page.full else BEYOND)
         self._spoken = max([self._spoken, *(loss.until for loss in losses)])
         if hole is not None:  # it speaks for whatever is missing up to the next entry
             self._spoken = max(self._spoken, page.before_first())
+        if hole == "expired" and page.hole is None:  # and this one for all that was deleted
+            losses = [loss for loss in losses if loss.reason != hole]
         *before, rest = page.cut(losses)
         for part, loss in zip(before, losses, strict=True):
             if part.incoming:

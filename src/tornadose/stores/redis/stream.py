@@ -11,7 +11,7 @@ from typing import Generic, overload
 from typing_extensions import TypeVar
 
 from ...checks import check_size
-from ...exceptions import OutcomeUnknownError
+from ...exceptions import OutcomeUnknownError, StoreClosedError
 from ...fanout import FanOut
 from ...limits import Policy
 from ...messages import Message, check_cursor, check_event
@@ -19,7 +19,15 @@ from ...protocols import Subscriber
 from ...statistics import Statistics
 from ...wire import check_text
 from .broker import BrokerStore, Decoder, Encoder, Part
-from .connection import Connection, Unreachable, bytes_of, check_name, now
+from .connection import (
+    UNREACHABLE,
+    Connection,
+    Unreachable,
+    array_of,
+    bytes_of,
+    check_name,
+    now,
+)
 from .entries import Call, position_of
 from .losses import Loss, Losses
 from .pages import PageReader, StreamPage
@@ -158,7 +166,8 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             ValueError: If the event is no usable name, or the payload has a surrogate in it.
             redis.exceptions.RedisError: If Redis cannot be reached, or refuses the
                 message: it was not accepted.
-            OutcomeUnknownError: If the reply was lost: it may have been accepted.
+            OutcomeUnknownError: If the reply was lost, or came so late that Redis has lost
+                the message again: it may have been accepted.
             StoreClosedError: If the store is closed.
             RuntimeError: In a thread or event loop that is not the store's.
         """
@@ -167,12 +176,24 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         fields: list[str | bytes] = ["data", check_text(self._encode(data)).encode()]
         if event is not None:
             fields += ["event", event]
-        reply = await self._put(("XADD", self._stream, "MAXLEN", "~", self._maxlen, "*", *fields))
-        position = position_of(reply)
+        command = ("XADD", self._stream, "MAXLEN", "~", self._maxlen, "*", *fields)
+        deadline, stood_since = now() + self._timeout, self._stands_since
+        cursor = bytes_of(await self._put(command, deadline))
+        position = position_of(cursor)
         self._fanout.accepted = max(self._fanout.accepted, position)
         if position > self._fanout.position:
-            self._losses.expect(position, bytes_of(reply))
-        return Message(data, bytes_of(reply).decode(), event)
+            self._losses.expect(position, cursor)
+        elif self._stands_since != stood_since and not await self._has(cursor, deadline):
+            raise OutcomeUnknownError("the reply was late, and Redis has lost the entry since")
+        return Message(data, cursor.decode(), event)
+
+    async def _has(self, cursor: bytes, deadline: float) -> bool:
+        """Look for an entry; false also if that fails."""
+        try:
+            (found,) = await self._out.call([("XRANGE", self._stream, cursor, cursor)], deadline)
+        except (*UNREACHABLE, OutcomeUnknownError, StoreClosedError):
+            return False
+        return bool(array_of(found))
 
     def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
         """Register, and deliver first what stands in the stream behind this id.
@@ -265,6 +286,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
             self._losses.note(Loss(position - 1, lost_until))  # it is lost what was there as well
         if lost_the_rest:  # where all of it is lost, who begins at 0 begins behind that
             self._losses.note(Loss(page.position or -1, accepted))
+            self._losses.expect_no_more(accepted)
         if page.hole is not None or losses or lost_the_rest:
             self._history.forget()
         self._stand()
@@ -276,7 +298,6 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         if lost_the_rest:
             await self._fanout.announce("restarted", end=accepted + 1)
             self._fanout.rewind(page.position, accepted)
-            self._losses.expect_no_more(accepted)
         return replace(page, added=None) if losses and page.full else page
 
     def _note_last(self, page: StreamPage[T]) -> None:

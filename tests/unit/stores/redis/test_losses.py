@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import pytest
+
+from tornadose import GapReason
 from tornadose.stores.redis.broker import Incoming
 from tornadose.stores.redis.entries import Hole
 from tornadose.stores.redis.losses import Loss, Losses
@@ -48,16 +52,39 @@ def test_what_was_deleted_has_expired() -> None:
     assert expecting(2, 6).find(page(1, 4, 9, deleted=3)) == [Loss(1, 2, "expired"), Loss(5, 6)]
 
 
-def test_a_hole_speaks_for_what_is_missing_in_front_of_the_first_entry() -> None:
-    for hole in Hole("expired", 3), Hole("expired", 9), Hole("restarted", None):
-        assert expecting(2, 6).find(page(4, 9, hole=hole)) == [Loss(5, 6)]
+@pytest.mark.parametrize(
+    ("hole", "behind"),
+    [
+        (Hole("expired", 3), [Loss(5, 7), Loss(9, 10)]),
+        (Hole("expired", 9), [Loss(5, 7), Loss(9, 10)]),
+        (Hole("restarted", None), [Loss(5, 7), Loss(9, 10)]),
+        (None, [Loss(1, 2), Loss(5, 7), Loss(9, 10)]),
+    ],
+)
+def test_a_hole_speaks_for_what_is_missing_in_front_of_the_first_entry(
+    hole: Hole | None, behind: list[Loss]
+) -> None:
+    losses = expecting(2, 6, 7, 10)
+    assert losses.find(page(4, 9, 12, hole=hole)) == behind
+    assert losses.unspoken(0, 100) == [Loss(1, 2), Loss(5, 7), Loss(9, 10)]
 
 
-def test_a_hole_of_deleted_entries_speaks_for_all_that_may_be_among_them() -> None:
-    there = page(4, 9, 12, deleted=7, hole=Hole("expired", 12))
-    assert expecting(2, 6, 7, 8, 10).find(there) == [Loss(7, 8), Loss(9, 10)]
-    there = page(4, 9, deleted=7, hole=Hole("restarted", None))
-    assert expecting(2, 6).find(there) == [Loss(5, 6, "expired")]
+@pytest.mark.parametrize(
+    ("reason", "covered"), [("expired", 2), ("restarted", 1)], ids=["expired", "restarted"]
+)
+def test_a_hole_of_what_was_deleted_speaks_for_all_that_was(
+    reason: GapReason, covered: int
+) -> None:
+    there = page(4, 9, 12, deleted=7, hole=Hole(reason, 12))
+    losses = expecting(2, 6, 7, 10)
+    missing = [Loss(1, 2, "expired"), Loss(5, 7, "expired"), Loss(9, 10)]
+    assert losses.find(there) == missing[covered:]
+    assert losses.unspoken(0, 100) == missing
+
+
+def test_a_loss_behind_what_was_deleted_is_no_deletion() -> None:
+    there = page(4, 9, deleted=6, hole=Hole("expired", 9))
+    assert expecting(6, 7).find(there) == [Loss(5, 7)]
 
 
 def test_what_was_read_is_expected_no_more() -> None:
@@ -66,12 +93,15 @@ def test_what_was_read_is_expected_no_more() -> None:
     assert losses.missing(page(5)) == [4]
 
 
-def test_who_begins_within_a_loss_or_behind_it_need_not_hear_of_it() -> None:
+def test_who_begins_with_what_is_there_need_not_hear_of_what_was_lost_in_front_of_it() -> None:
     losses = Losses()
+    assert losses.beginning() == 0
     losses.note(Loss(3, 6))
     losses.note(Loss(4, 5))  # which is known by that
     assert losses.unspoken(0, 100) == [Loss(3, 6)]
-    assert [losses.spoken(position) for position in (2, 3, 4, 6, 7)] == [2, 3, 6, 6, 7]
+    assert losses.beginning() == 0
+    losses.note(Loss(-1, 2))
+    assert losses.beginning() == 2
 
 
 def test_what_has_come_since_is_no_part_of_a_loss_although_it_has_lost_ids() -> None:
@@ -84,10 +114,18 @@ def test_what_has_come_since_is_no_part_of_a_loss_although_it_has_lost_ids() -> 
     losses.settle(page(2, 6, 8))
     assert losses.unspoken(0, 100) == [Loss(3, 5), Loss(11, 13)]
     losses.note(Loss(6, 7))
-    assert losses.unspoken(losses.spoken(6), 100) == [Loss(6, 7), Loss(11, 13)]
+    assert losses.unspoken(6, 100) == [Loss(6, 7), Loss(11, 13)]
     losses.settle(page(4, 13))
     assert losses.unspoken(0, 100) == [Loss(3, 4), Loss(6, 7), Loss(11, 12)]
     assert not losses.missing(page(5))  # as it was read
+
+
+def test_p3_a_great_loss_is_found_without_a_stall() -> None:
+    losses = expecting(*range(1, 60_000))
+    there = page(*range(60_000, 60_200))
+    began = time.thread_time()
+    assert losses.find(there) == [Loss(0, 59_999)]
+    assert time.thread_time() - began < 0.1
 
 
 def test_a_loss_takes_the_place_of_those_that_are_part_of_it() -> None:
@@ -101,4 +139,4 @@ def test_an_older_loss_does_not_hide_what_is_missing_behind_an_entry_that_came_s
     losses = expecting(6)
     losses.note(Loss(-1, 99))
     assert losses.find(page(5, 7)) == [Loss(5, 6)]
-    assert losses.unspoken(losses.spoken(5), 100) == [Loss(5, 6)]
+    assert losses.unspoken(5, 100) == [Loss(5, 6)]

@@ -79,7 +79,7 @@ async def events_of(replay: StreamReplay[str], until: str = "") -> list[str]:
     [
         (1, 4, 6, 0, "2 3 4 restarted 7 8 9"),
         (4, 4, 6, 0, "restarted 7 8 9"),
-        (5, 4, 6, 0, "7 8 9"),  # Redis itself says that it does not know this one
+        (5, 4, 6, 0, "restarted 7 8 9"),
         (7, 4, 6, 0, "8 9"),
         (1, 7, 9, 0, "2 3 4 5 6 7 restarted"),
         (7, 7, 9, 0, "restarted"),
@@ -115,6 +115,32 @@ async def test_p8_who_is_reading_is_told_of_what_is_lost_meanwhile(
     assert before[-1] == until
     stream.loses(kept, lost)
     assert await events_of(replay) == expected.split()
+
+
+async def test_p8_what_was_trimmed_does_not_hide_what_was_deleted_behind_it() -> None:
+    stream = Stream(trimmed=2)
+    stream.left = [1, 2, 3, 4, 7, 8, 9]
+    stream.losses.note(Loss(4, 6, "expired"))
+    assert await events_of(stream.replay(1)) == ["expired", "3", "4", "expired", "7", "8", "9"]
+
+
+async def test_p8_who_reads_where_ids_have_begun_lower_again_is_told_of_a_new_loss() -> None:
+    stream = Stream(2)
+    stream.losses.note(Loss(-1, 99))
+    replay = stream.replay(0)
+    assert await events_of(replay, "2") == ["1", "2"]
+    stream.loses(4, 6)
+    assert await events_of(replay) == ["3", "4", "restarted", "7", "8", "9"]
+
+
+async def test_p8_who_was_told_of_a_loss_is_not_told_again_when_its_first_id_comes_again() -> None:
+    stream = Stream()
+    stream.loses(4, 9)
+    stream.fanout.accepted = 5
+    replay = stream.replay(4)
+    assert await events_of(replay, "restarted") == ["restarted"]
+    stream.left = [1, 2, 3, 4, 5]
+    assert await events_of(replay) == ["5"]
 
 
 def test_p9_a_page_is_cut_where_a_message_is_poisoned() -> None:
