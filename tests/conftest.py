@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import BINARIES, KINDS, Server, running
+from servers import KINDS, Server, running
 from support import DEADLINE, eventually, program
 
 
@@ -133,8 +133,6 @@ async def _nothing_left(anyio_backend: object, logged: Logged) -> AsyncIterator[
 @pytest.fixture(params=KINDS)
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
     """Run a server that keeps everything through a kill, once of each kind that there is."""
-    if BINARIES[request.param] is None:
-        pytest.skip("no redis-server is on the PATH")
     async with running(
         request.param, tmp_path, "--appendonly", "yes", "--appendfsync", "always"
     ) as server:

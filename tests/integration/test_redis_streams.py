@@ -31,7 +31,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from conftest import Logged
 from integration.clients import event_stream
-from servers import BINARIES, Proxy, Server, proxied, running
+from servers import KINDS, Proxy, Server, proxied, running
 from support import DEADLINE, Plain, Told, balanced, eventually, serving
 from tornadose import (
     Batch,
@@ -874,7 +874,7 @@ async def test_p6_p10_an_outage_loses_nothing_repeats_nothing_and_stalls_nothing
     outages(logged)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, binary in BINARIES.items() if binary])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_p10_a_server_that_comes_back_with_nothing_is_one_gap_and_then_live(
     kind: str, tmp_path: Path, logged: Logged
 ) -> None:
@@ -1413,7 +1413,7 @@ async def test_p2_a_loss_does_not_make_a_gap_of_what_is_trimmed_once_it_is_read(
 
 
 @pytest.mark.parametrize("foreign", [1, 300])  # of which the counts say less
-@pytest.mark.parametrize("kind", [kind for kind, binary in BINARIES.items() if binary])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_p10_a_loss_is_noticed_also_where_the_connection_holds(
     kind: str, tmp_path: Path, foreign: int
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from conftest import Logged
 from servers import BINARIES, KINDS, Server
-from support import DEADLINE, Direct, Plain, Told, balanced, eventually
+from support import DEADLINE, Direct, Plain, Told, balanced, eventually, program
 from tornadose import (
     BaseStore,
     Batch,
@@ -167,9 +167,7 @@ places = (f"place {number}" for number in count())
 async def site(case: Case, servers: dict[str, Server], tmp_path: Path) -> Site:
     kind = case.kind
     if kind is not None and kind not in servers:
-        binary = BINARIES[kind]
-        if binary is None:
-            pytest.skip("no redis-server is on the PATH")
+        binary = BINARIES[kind] or program("redis-server")
         servers[kind] = await Server(binary, tmp_path).start()
     return Site(case, next(places), None if kind is None else servers[kind])
 

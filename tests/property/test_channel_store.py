@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from property.harness import recorded
 from servers import BINARIES, KINDS, Proxy, Server, proxied
-from support import Told, balanced, eventually
+from support import Told, balanced, eventually, program
 from tornadose import Gap, OutcomeUnknownError, RedisStore
 
 OUTAGE = Gap("outage")
@@ -37,9 +37,8 @@ def port(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
     """Run one server for all examples, each of which has a channel of its own."""
-    if BINARIES[request.param] is None:
-        pytest.skip("no redis-server is on the PATH")
-    server = Server(str(BINARIES[request.param]), tmp_path_factory.mktemp(request.param))
+    binary = BINARIES[request.param] or program("redis-server")
+    server = Server(binary, tmp_path_factory.mktemp(request.param))
     asyncio.run(server.start())
     yield server.port
     server.kill()
