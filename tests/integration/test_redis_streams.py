@@ -1634,13 +1634,77 @@ async def test_p8_an_entry_that_was_deleted_unread_is_one_gap_for_who_resumes(
     server: Server,
 ) -> None:
     kept = await add(server, "data", "kept")
+    await fill(server, 15, "old")  # more than a page
     async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
         held = await hold(store)
         await server.command("XDEL", KEY, str((await store.submit("deleted")).id))
         await store.submit("new")
         store.resume(resumed := Told[str](), kept)
-        assert await story(resumed, 5) == [Gap("expired", kept), *HELD, "new"]
+        old = [f"old{number}" for number in range(1, 16)]
+        assert await story(resumed, 20) == [Gap("expired", kept), *old, *HELD, "new"]
         held.running.set()
+
+
+async def test_p8_nobody_gets_a_kept_page_once_another_page_shows_that_it_is_trimmed(
+    server: Server,
+) -> None:
+    first = await add(server, "data", "first")
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        for number in range(20):
+            await store.submit(f"more {number}")
+        store.resume(early := Told[str](), first)
+        await eventually(lambda: early.got[-1:] == ["more 19"])
+        await server.command("XTRIM", KEY, "MAXLEN", 3)
+        for cursor in "0-0", first:
+            store.resume(late := Told[str](), cursor)
+            assert await story(late, 4) == [
+                Gap("expired", cursor),
+                "more 17",
+                "more 18",
+                "more 19",
+            ]
+        held.running.set()
+
+
+async def test_p8_p10_a_page_that_was_asked_for_before_a_loss_is_read_again_after_it(
+    server: Server, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, going, back = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def away(*_: object) -> None:
+        await back.wait()
+
+    async def slowly(self: Connection) -> None:
+        monkeypatch.undo()
+        asked.set()
+        await going.wait()
+        await connect(self)
+
+    connect = Connection.connect
+    async with store_on(server.port) as store:
+        store.register(told := Told[str]())
+        kept = await add(server, "data", "kept")
+        await eventually(lambda: told.got == ["kept"])
+        backup = bytes_of(await server.command("DUMP", KEY))
+        monkeypatch.setattr(Connection, "connect", slowly)
+        store.resume(resumed := Told[str](), kept)
+        await asked.wait()
+        lost = await add(server, "data", "lost")
+        await eventually(lambda: told.got == ["kept", "lost"])
+        monkeypatch.setattr(RedisStreamStore, "_pause", away)
+        await server.command("CLIENT", "KILL", "TYPE", "normal")
+        await fallen(logged)
+        await server.command("EVAL", FALL_BACK, 1, KEY, backup)
+        await add(server, "data", "new")
+        looks = await calls(server, "exec")
+        going.set()
+        while await calls(server, "exec") == looks:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        back.set()
+        assert await story(told, 4) == ["kept", "lost", Gap("restarted", lost), "new"]
+        assert await story(resumed, 2) == [Gap("restarted", kept), "new"]
+    outages(logged)
 
 
 async def test_p8_p10_who_resumes_at_a_deleted_entry_is_told_of_what_was_lost_behind_it(
@@ -2008,6 +2072,15 @@ async def test_p6_p10_a_reply_that_comes_when_the_reader_is_past_it_is_made_sure
             assert (await submitting).id == told.messages[1].id
         assert told.got == ["kept", *([] if loses else ["late"]), "new"]
     outages(logged)
+
+
+async def test_p6_what_is_trimmed_at_once_was_accepted_all_the_same(server: Server) -> None:
+    store = store_on(server.port, maxlen=1)
+    store.register(told := Told[str]())
+    messages = await asyncio.gather(*(store.submit(str(number)) for number in range(1000)))
+    await eventually(lambda: told.got[-1:] == ["999"])
+    await store.aclose()
+    assert len({message.id for message in messages}) == 1000
 
 
 @pytest.mark.filterwarnings("ignore:.*lib_name:DeprecationWarning")

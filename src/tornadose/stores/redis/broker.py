@@ -19,7 +19,7 @@ from ...messages import BATCH, Batch, GapReason, Message
 from ...tasks import cancel
 from ..base import BaseStore
 from .connection import UNREACHABLE, Connection, Unreachable, client_of, now, seconds_of
-from .pipeline import Command, Pipeline
+from .pipeline import Pipeline
 
 __all__ = ("BrokerStore", "Decoder", "Encoder", "Incoming", "Part", "back_off")
 
@@ -89,6 +89,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
         self._wanted = asyncio.Event()  # an attempt to connect, by who opens the store
         self._down: Exception | None = None  # while Redis is out of reach
         self._stands_since: float | None = None  # on the clock of the loop
+        self._stood = 0  # connections that have read, up to now
 
     def _new_pipeline(self, size: int, timeout: float | None) -> Pipeline:
         return Pipeline(Connection(self._client), size, timeout, late=Unreachable)
@@ -134,16 +135,14 @@ class BrokerStore(BaseStore[T], Generic[T]):
             if self._down is not None:
                 raise self._down.with_traceback(None)  # which those before have left on it
 
-    async def _put(self, command: Command, deadline: float) -> object:
-        """Carry out a command that puts a message into Redis, all in one time limit."""
+    async def _ready(self, deadline: float) -> None:
+        """Return when a message can be put into Redis, and no subscriber can miss it."""
         try:
             async with asyncio.timeout_at(deadline):
                 await self._opened()
                 await self._before_first_put()
         except TimeoutError as error:
             raise Unreachable(f"not sent in {self._timeout} s") from error
-        (reply,) = await self._out.call([command], deadline)
-        return reply
 
     async def _before_first_put(self) -> None:
         """Return when no subscriber can miss what is put now."""
@@ -202,6 +201,7 @@ class BrokerStore(BaseStore[T], Generic[T]):
         """Note that the connection stands."""
         if self._stands_since is None:
             self._stands_since = now()
+            self._stood += 1
         if self._down is not None:
             log.warning("%r reads from Redis again", self)
         self._down = None

@@ -148,7 +148,9 @@ class RedisStore(BrokerStore[T], Generic[T]):
         if event is not None:
             check_event(event)
         payload = framed(check_text(self._encode(data)), event)
-        await self._put(("PUBLISH", self._channel, payload), now() + self._timeout)
+        deadline = now() + self._timeout
+        await self._ready(deadline)
+        await self._out.call([("PUBLISH", self._channel, payload)], deadline)
         return Message(data, event=event)
 
     async def publish(self) -> None:

@@ -51,6 +51,7 @@ class Connection:
 
     Attributes:
         heard: When the last bytes came, on the clock of the loop.
+        opened: How often it was opened.
     """
 
     def __init__(self, client: Redis) -> None:
@@ -61,6 +62,7 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._used = 0.0
         self.heard = 0.0
+        self.opened = 0
         self._limit: asyncio.Timeout | None = None  # of the reply that is awaited
 
     async def connect(self) -> None:
@@ -83,6 +85,7 @@ class Connection:
             raise
         except Exception as error:  # of who gives the credentials, for example
             raise Unreachable(f"connecting has failed: {error!r}") from error
+        self.opened += 1
         reader: object = getattr(self._connection, "_reader", None)
         writer: object = getattr(self._connection, "_writer", None)
         if isinstance(reader, asyncio.StreamReader) and isinstance(writer, asyncio.StreamWriter):

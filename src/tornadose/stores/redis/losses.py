@@ -71,11 +71,10 @@ class Losses:
     def settle(self, page: StreamPage[object]) -> None:
         """Note that the live messages have come to the end of a page."""
         self.expect_no_more(page.position)
-        self._renew(page)
+        self._renew(page.positions(0, len(page.cursors)))
 
-    def _renew(self, page: StreamPage[object]) -> None:
-        """Take what stands on a page out of older losses, as its ids may be given again."""
-        positions = page.positions(0, len(page.cursors))
+    def _renew(self, positions: Positions) -> None:
+        """Take what there is at these positions out of older losses, whose ids it was given."""
         if positions and any(loss.until >= positions[0] for loss in self._known):
             self._known = deque((loss.before(positions) for loss in self._known), KNOWN)
 
@@ -89,21 +88,19 @@ class Losses:
         return [position for position, cursor in due if cursor not in there]
 
     def find(self, page: StreamPage[object], begin: int = 0) -> Sequence[Loss]:
-        """Note what is missing on a page; return what no hole in front of it speaks for."""
-        self._renew(page)
+        """Return, and note, what is missing on a page, which begins there."""
+        entries = [position_of(cursor) for cursor in page.cursors]
+        self._renew([begin, *entries] if begin and page.there else entries)
         missing, deleted, losses = self.missing(page, begin), page.deleted or 0, list[Loss]()
         if not missing:
             return ()
-        entries = (bisect_left(missing, position_of(cursor)) for cursor in page.cursors)
-        for start, end in pairwise(sorted({0, *entries, len(missing)})):  # between two of them
+        edges = {0, *(bisect_left(missing, entry) for entry in entries), len(missing)}
+        for start, end in pairwise(sorted(edges)):  # between two entries
             until = missing[end - 1]
             reason: GapReason = "expired" if until <= deleted else "restarted"
             losses.append(Loss(missing[start] - 1, until, reason))
             self.note(losses[-1])
-        if page.hole is None:
-            return losses
-        covered = max(page.before_first(), deleted if page.hole.reason == "expired" else 0)
-        return [loss for loss in losses if loss.until > covered]
+        return losses
 
     def note(self, loss: Loss) -> None:
         """Remember a loss, unless it is known, in place of those that are part of it."""

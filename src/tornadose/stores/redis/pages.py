@@ -56,6 +56,7 @@ class StreamPage(Generic[T_co]):
         hole: In front of it, if there is one.
         deleted: Position of the last entry that was deleted from the stream; unknown
             before Redis 7.
+        there: Whether an entry is where it begins.
         begin_known: Whether an entry may have been where it begins; if not, it was another
             stream in which one was.
         lost: Whether the entry that was last read for the live messages is gone, though it
@@ -70,6 +71,7 @@ class StreamPage(Generic[T_co]):
     added: int | None = None
     hole: Hole | None = None
     deleted: int | None = None
+    there: bool = True
     begin_known: bool = True
     lost: bool = False
     full: bool = False
@@ -81,6 +83,13 @@ class StreamPage(Generic[T_co]):
     def before_first(self) -> int:
         """Return up to where nothing stands on it."""
         return position_of(self.cursors[0]) - 1 if self.cursors else self.position
+
+    def covered(self) -> int:
+        """Return up to where the hole in front of it, if any, speaks for what is missing."""
+        if self.hole is None:
+            return 0
+        deleted = (self.deleted or 0) if self.hole.reason == "expired" else 0
+        return max(self.before_first(), deleted)
 
     def ends_with_entry(self) -> bool:
         return bool(self.cursors) and position_of(self.cursors[-1]) == self.position
@@ -144,25 +153,26 @@ class PageReader(Generic[T]):
         """
         at, count = cursor_of(position), self._count
         other = () if last is None or last == at.encode() else (last,)
-        reply, there, behind, *still = await together(
+        reply, begin, behind, *still = await together(
             call,
             ("XINFO", "STREAM", self._stream),
             ("XRANGE", self._stream, at, at),
             ("XRANGE", self._stream, cursor_of(position + 1), "+", "COUNT", count),
             *(("XRANGE", self._stream, entry, entry) for entry in other),
         )
-        info = StreamInfo(reply)
+        info, there = StreamInfo(reply), bool(array_of(begin))
         entries = array_of(behind) if position < info.last else []
         page = await self._page(entries, position, count)
-        sure = not anew or bool(array_of(there)) or position == info.deleted
+        sure = not anew or there or position == info.deleted
         counted = added is not None and not page.full
-        known = info.knows(position, bool(array_of(there)), sure=sure or counted)
+        known = info.knows(position, there, sure=sure or counted)
         hole = info.hole(position, added, None if page.full else len(entries), sure=sure)
-        is_there = bool(array_of(still[0] if still else there))
+        is_there = bool(array_of(still[0])) if still else there
         lost = last is not None and info.is_lost(position_of(last), is_there)
         if lost or (hole is None and anew and not known):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted, begin_known=known, lost=lost)
+        page = replace(page, hole=hole, deleted=info.deleted, there=there, lost=lost)
+        page = replace(page, begin_known=known)
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)

@@ -18,7 +18,13 @@ Command: TypeAlias = Sequence[str | bytes | int]
 
 
 class Link(Protocol):
-    """A connection to a broker."""
+    """A connection to a broker.
+
+    Attributes:
+        opened: How often it was opened.
+    """
+
+    opened: int
 
     async def connect(self) -> None:
         """Connect, unless connected. If it raises, nothing was sent."""
@@ -133,6 +139,11 @@ class Pipeline:
         if self._sending is None:
             self._sending = new_task(self._send_all())
         return await request.replies
+
+    @property
+    def opened(self) -> int:
+        """How often the connection was opened."""
+        return self._link.opened
 
     def refuse(self) -> None:
         """Take no more requests; also those that wait for their turn get none."""

@@ -102,7 +102,11 @@ class StreamHistory(Generic[T]):
         return await asyncio.shield(self._reads[position])
 
     async def _read(self, position: int) -> StreamPage[T]:
-        return await self._pages.whole(self._pipeline.call, position, last=self.last)
+        while True:
+            last, opened = self.last, self._pipeline.opened
+            page = await self._pages.whole(self._pipeline.call, position, last=last)
+            if last == self.last or opened == self._pipeline.opened:
+                return page  # else it is of a server that may have lost what was read meanwhile
 
     def _accept(self, position: int, page: StreamPage[T]) -> None:
         """Note what is missing on a page, and count as accepted what is there.
@@ -207,8 +211,8 @@ class StreamReplay(Generic[T]):
         self._spoken = max([self._spoken, *(loss.until for loss in losses)])
         if hole is not None:  # it speaks for whatever is missing up to the next entry
             self._spoken = max(self._spoken, page.before_first())
-        if hole == "expired" and page.hole is None:  # and this one for all that was deleted
-            losses = [loss for loss in losses if loss.reason != hole]
+        deleted = Loss(self._deleted - 1, self._deleted, "expired")  # which a hole has spoken for
+        losses = [loss for loss in losses if loss != deleted]
         *before, rest = page.cut(losses)
         for part, loss in zip(before, losses, strict=True):
             if part.incoming:

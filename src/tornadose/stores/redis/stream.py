@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Generic, overload
 
 from typing_extensions import TypeVar
@@ -28,7 +29,7 @@ from .connection import (
     check_name,
     now,
 )
-from .entries import Call, position_of
+from .entries import Call, StreamInfo, position_of, together
 from .losses import Loss, Losses
 from .pages import PageReader, StreamPage
 from .replay import StreamHistory, StreamReplay
@@ -176,24 +177,30 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         fields: list[str | bytes] = ["data", check_text(self._encode(data)).encode()]
         if event is not None:
             fields += ["event", event]
+        deadline = now() + self._timeout
+        await self._ready(deadline)
+        stood = self._stood
         command = ("XADD", self._stream, "MAXLEN", "~", self._maxlen, "*", *fields)
-        deadline, stood_since = now() + self._timeout, self._stands_since
-        cursor = bytes_of(await self._put(command, deadline))
-        position = position_of(cursor)
+        (reply,) = await self._out.call([command], deadline)
+        cursor, position = bytes_of(reply), position_of(reply)
         self._fanout.accepted = max(self._fanout.accepted, position)
         if position > self._fanout.position:
             self._losses.expect(position, cursor)
-        elif self._stands_since != stood_since and not await self._has(cursor, deadline):
-            raise OutcomeUnknownError("the reply was late, and Redis has lost the entry since")
+        elif stood != self._stood and await self._is_lost(cursor, deadline):
+            raise OutcomeUnknownError("the reply was late, and the entry may be lost again")
         return Message(data, cursor.decode(), event)
 
-    async def _has(self, cursor: bytes, deadline: float) -> bool:
-        """Look for an entry; false also if that fails."""
+    async def _is_lost(self, cursor: bytes, deadline: float) -> bool:
+        """Tell whether an entry is gone for no reason, as far as Redis says."""
         try:
-            (found,) = await self._out.call([("XRANGE", self._stream, cursor, cursor)], deadline)
+            info, found = await together(
+                partial(self._out.call, deadline=deadline),
+                ("XINFO", "STREAM", self._stream),
+                ("XRANGE", self._stream, cursor, cursor),
+            )
         except (*UNREACHABLE, OutcomeUnknownError, StoreClosedError):
-            return False
-        return bool(array_of(found))
+            return True
+        return not StreamInfo(info).knows(position_of(cursor), bool(array_of(found)))
 
     def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
         """Register, and deliver first what stands in the stream behind this id.
@@ -278,7 +285,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         lost_the_rest = not page.full and page.position < accepted
         if lost_the_rest and not page.cursors:
             page = replace(page, hole=None)  # as one gap says it all
-        losses = self._losses.find(page)
+        losses = [loss for loss in self._losses.find(page) if loss.until > page.covered()]
         lost_until = position
         if page.hole is not None and page.hole.reason == "restarted":
             missing = self._losses.missing(page)

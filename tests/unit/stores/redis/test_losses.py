@@ -64,8 +64,8 @@ def test_what_was_deleted_has_expired() -> None:
 def test_a_hole_speaks_for_what_is_missing_in_front_of_the_first_entry(
     hole: Hole | None, behind: list[Loss]
 ) -> None:
-    losses = expecting(2, 6, 7, 10)
-    assert losses.find(page(4, 9, 12, hole=hole)) == behind
+    losses, there = expecting(2, 6, 7, 10), page(4, 9, 12, hole=hole)
+    assert [loss for loss in losses.find(there) if loss.until > there.covered()] == behind
     assert losses.unspoken(0, 100) == [Loss(1, 2), Loss(5, 7), Loss(9, 10)]
 
 
@@ -78,8 +78,8 @@ def test_a_hole_of_what_was_deleted_speaks_for_all_that_was(
     there = page(4, 9, 12, deleted=7, hole=Hole(reason, 12))
     losses = expecting(2, 6, 7, 10)
     missing = [Loss(1, 2, "expired"), Loss(5, 7, "expired"), Loss(9, 10)]
-    assert losses.find(there) == missing[covered:]
-    assert losses.unspoken(0, 100) == missing
+    assert losses.find(there) == losses.unspoken(0, 100) == missing
+    assert [loss for loss in missing if loss.until > there.covered()] == missing[covered:]
 
 
 def test_a_loss_behind_what_was_deleted_is_no_deletion() -> None:
@@ -140,3 +140,12 @@ def test_an_older_loss_does_not_hide_what_is_missing_behind_an_entry_that_came_s
     losses.note(Loss(-1, 99))
     assert losses.find(page(5, 7)) == [Loss(5, 6)]
     assert losses.unspoken(5, 100) == [Loss(5, 6)]
+
+
+def test_an_entry_where_a_page_begins_ends_an_older_loss_in_front_of_it() -> None:
+    losses = Losses()
+    losses.note(Loss(-1, 9))
+    losses.find(page(7, there=False), begin=5)
+    assert losses.unspoken(0, 100) == [Loss(-1, 6)]
+    losses.find(page(7), begin=5)
+    assert losses.unspoken(0, 100) == [Loss(-1, 4)]

@@ -32,6 +32,7 @@ class Wire:
         self.broken: Exception | None = None
         self.break_at: str | None = None  # the name of the first command without a reply
         self.closed = False
+        self.opened = 0
 
     @property
     def names(self) -> list[str | bytes | int]:
@@ -41,6 +42,7 @@ class Wire:
         await self.connectable.wait()
         if self.unreachable is not None:
             raise self.unreachable
+        self.opened += 1
 
     async def replies(self, commands: Sequence[Command], /) -> AsyncGenerator[object]:
         self.sent.append([command[0] for command in commands])

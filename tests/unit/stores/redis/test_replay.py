@@ -45,6 +45,7 @@ class Stream(StreamHistory[str]):
             [b"0-%d" % number for number in numbers],
             max([position, *numbers]),
             hole=Hole("expired", self.trimmed) if position < self.trimmed else None,
+            there=position in self.left,
             full=len(left) > self.size,
         )
         self.losses.find(page, position)
