@@ -130,7 +130,7 @@ def _quick() -> Sequence[Stage]:
 
 def _full() -> Sequence[Stage]:
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(45, 9), _bursts(64, LONG))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(45, 9), _bursts(60, LONG))),
         Stage(
             clients=100,
             entrants=SSE,

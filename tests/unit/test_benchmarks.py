@@ -186,6 +186,12 @@ def test_the_chart_is_well_formed(servers: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
+def test_what_is_published_is_whole_bursts(full: bool) -> None:
+    for shape in (shape for stage in plan(full) for shape in stage.shapes):
+        assert shape.messages % shape.burst == 0
+
+
+@pytest.mark.parametrize("full", [False, True])
 def test_every_entrant_has_a_server(full: bool) -> None:
     folder = Path(__file__).parents[2] / "benchmarks" / "servers"
     for stage in plan(full):
