@@ -48,6 +48,7 @@ class StreamInfo:
 
     Attributes:
         last: Position of the last entry that was ever added.
+        last_entry: The id of the last that is there.
         added: How many ever were; unknown before Redis 7.
         deleted: Position of the last entry that was deleted, if any was, but not trimmed;
             unknown before Redis 7.
@@ -63,6 +64,8 @@ class StreamInfo:
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
         self.last = position_of(fields.get(b"last-generated-id", b"0-0"))
         first, deleted = fields.get(b"first-entry"), fields.get(b"max-deleted-entry-id")
+        newest = fields.get(b"last-entry")
+        self.last_entry = None if newest is None else bytes_of(array_of(newest)[0])
         self._first = None if first is None else position_of(array_of(first)[0])
         self.deleted = None if deleted is None else position_of(deleted)
         added, length = fields.get(b"entries-added"), fields.get(b"length")

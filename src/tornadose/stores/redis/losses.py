@@ -38,7 +38,7 @@ class Loss(NamedTuple):
         return other.after <= self.after and self.until <= other.until
 
     def before(self, positions: Positions) -> Loss:
-        """Return it as it is if there are entries again at these positions."""
+        """Return what is left of it if there are entries again at these positions."""
         at = bisect_right(positions, self.after)
         if at == len(positions) or positions[at] > self.until:
             return self

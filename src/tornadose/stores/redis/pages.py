@@ -171,8 +171,8 @@ class PageReader(Generic[T]):
         lost = last is not None and info.is_lost(position_of(last), is_there)
         if lost or (hole is None and anew and not known):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted, there=there, lost=lost)
-        page = replace(page, begin_known=known)
+        page = replace(page, hole=hole, deleted=info.deleted, lost=lost)
+        page = replace(page, there=there, begin_known=known)
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)

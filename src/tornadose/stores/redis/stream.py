@@ -198,9 +198,9 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
                 ("XINFO", "STREAM", self._stream),
                 ("XRANGE", self._stream, cursor, cursor),
             )
+            return not StreamInfo(info).knows(position_of(cursor), bool(array_of(found)))
         except (*UNREACHABLE, OutcomeUnknownError, StoreClosedError):
             return True
-        return not StreamInfo(info).knows(position_of(cursor), bool(array_of(found)))
 
     def resume(self, subscriber: Subscriber[T], after: str, /) -> None:
         """Register, and deliver first what stands in the stream behind this id.
@@ -238,7 +238,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         """Let the live messages begin behind what stands in the stream now."""
         info = await self._pages.info(call)
         if not self._placed.is_set():
-            self._added = info.added
+            self._added, self._history.last = info.added, info.last_entry
             self._fanout.rewind(info.last)
             self._placed.set()
             if self._down is not None:  # those who are here may have missed something
