@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from property.harness import PROGRESS, Clock, HandLoop, hand_loop
+from harness import PROGRESS, Clock, HandLoop, hand_loop
 from support import balanced
 from tornadose import Batch, Gap, Message, Released, tasks
 from tornadose.fanout import FanOut

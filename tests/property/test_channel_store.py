@@ -16,7 +16,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from property.harness import recorded
+from harness import recorded
 from servers import BINARIES, KINDS, Proxy, Server, proxied
 from support import Told, balanced, eventually, program
 from tornadose import Gap, OutcomeUnknownError, RedisStore

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from property.harness import PROGRESS, recorded
+from harness import PROGRESS, recorded
 from property.model import AT_ONCE, BLOCK_TIMEOUT, Missed, Part, Refused
 from property.world import FAULTS, KINDS, Fault, Probe, Sub, World
 from support import balanced

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from property.harness import HandLoop, hand_loop
+from harness import HandLoop, hand_loop
 from property.strategies import fields, texts
 from support import balanced
 from tornadose import (

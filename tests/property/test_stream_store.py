@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from property.harness import recorded
+from harness import recorded
 from servers import BINARIES, Server
 from support import Told, balanced, eventually
 from tornadose import Gap, RedisStreamStore

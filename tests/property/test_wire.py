@@ -23,7 +23,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from property.harness import recorded
+from harness import recorded
 from property.strategies import (
     events,
     fields,

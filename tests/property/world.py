@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, TypeAlias, get_args
 
-from property.harness import PROGRESS, Clock, HandLoop
+from harness import PROGRESS, Clock, HandLoop
 from property.model import Load, Part, positions_of
 from tornadose import Batch, Gap, Message, PoisonedError, Released
 from tornadose.fanout import FanOut

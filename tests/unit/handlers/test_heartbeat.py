@@ -3,65 +3,86 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
 
+from harness import HandLoop, hand_loop
 from support import eventually
 from tornadose.handlers.heartbeat import TICKS, Heartbeat, heartbeat_of
 
 
-class Beating:
-    def __init__(self) -> None:
-        self.beats: list[float] = []
-
-    def beat(self) -> None:
-        self.beats.append(time.monotonic())
-
-
-async def test_each_beats_once_per_interval_and_first_after_one() -> None:
-    heart, one, two = Heartbeat(0.05), Beating(), Beating()
-    began = time.monotonic()
-    heart.add(one.beat)
-    heart.add(two.beat)
-    await eventually(lambda: len(one.beats) == len(two.beats) == 4)
-    heart.remove(one.beat)
-    heart.remove(two.beat)
-    for beats in (one.beats, two.beats):
-        assert beats[0] - began >= 0.049
-        assert all(b - a >= 0.049 for a, b in pairwise(beats))
+def turn_for(loop: HandLoop, seconds: float) -> None:
+    """Let this time pass, in steps of a quarter of what lies between two ticks."""
+    until = loop.now + seconds
+    while loop.now < until:
+        loop.now += 1 / (4 * TICKS)
+        loop.turn(2)
 
 
-async def test_many_that_began_together_are_spread_over_the_interval() -> None:
-    class Counting(Heartbeat):
-        ticks = 0
+def test_each_beats_once_per_interval_and_first_after_one() -> None:
+    with hand_loop() as loop:
+        heart, one, two = Heartbeat(1.0), list[float](), list[float]()
 
-        def _tick(self) -> None:
-            self.ticks += 1
-            super()._tick()
+        def beat_one() -> None:
+            one.append(loop.time())
 
-    def beat_of(own: list[int]) -> Callable[[], None]:
-        return lambda: own.append(heart.ticks)
+        def beat_two() -> None:
+            two.append(loop.time())
 
-    heart, many = Counting(0.32), 10 * TICKS
-    beaten = [list[int]() for _ in range(many)]
-    beats = [beat_of(own) for own in beaten]
-    for beat in beats:
-        heart.add(beat)
-    await eventually(lambda: all(len(own) >= 2 for own in beaten))
-    for beat in beats:
-        heart.remove(beat)
-    assert max(Counter(own[1] for own in beaten).values()) <= many / 16
-    assert len({own[1] for own in beaten}) >= TICKS / 2
+        with loop.inside():
+            heart.add(beat_one)
+            heart.add(beat_two)
+        turn_for(loop, 4.5)
+        heart.remove(beat_one)
+        heart.remove(beat_two)
+        turn_for(loop, 2.0)
+    assert one == [1.0, 2.0, 3.0, 4.0]
+    assert two == [time + 1 / TICKS for time in one]  # the next that the timer wakes
+
+
+def test_many_that_began_together_are_spread_over_the_interval() -> None:
+    def beat_of(own: list[float]) -> Callable[[], None]:
+        return lambda: own.append(loop.time())
+
+    with hand_loop() as loop:
+        heart, beaten = Heartbeat(1.0), [list[float]() for _ in range(10 * TICKS)]
+        beats = [beat_of(own) for own in beaten]
+        with loop.inside():
+            for beat in beats:
+                heart.add(beat)
+        turn_for(loop, 3.0)
+        for beat in beats:
+            heart.remove(beat)
+    assert set(Counter(own[1] for own in beaten).values()) == {10}
+    assert all(1.0 <= own[0] == own[1] - 1.0 for own in beaten)
+
+
+def test_one_that_began_later_is_not_taken_along_by_many_before_it() -> None:
+    with hand_loop() as loop:
+        heart, late = Heartbeat(1.0), list[float]()
+        many = [list[None]().clear for _ in range(TICKS)]
+        with loop.inside():
+            for beat in many:
+                heart.add(beat)
+        turn_for(loop, 0.75)
+
+        def beat_late() -> None:
+            late.append(loop.time())
+
+        with loop.inside():
+            heart.add(beat_late)
+        turn_for(loop, 2.0)
+        for beat in (*many, beat_late):
+            heart.remove(beat)
+    assert late == [1.75, 2.75]
 
 
 async def test_without_members_there_is_no_timer() -> None:
-    heart, one = Heartbeat(60), Beating()
-    heart.add(one.beat)
+    heart, beats = Heartbeat(60), list[None]()
+    heart.add(beats.clear)
     assert vars(heart)["_timer"] is not None
-    heart.remove(one.beat)
-    heart.remove(one.beat)
+    heart.remove(beats.clear)
+    heart.remove(beats.clear)
     assert vars(heart)["_timer"] is None
 
 
