@@ -1645,6 +1645,23 @@ async def test_p8_an_entry_that_was_deleted_unread_is_one_gap_for_who_resumes(
         held.running.set()
 
 
+async def test_p8_who_is_past_a_deleted_entry_is_not_told_again_by_the_reader(
+    server: Server,
+) -> None:
+    kept = await add(server, "data", "kept")
+    async with store_on(server.port, policy="block", backlog=1, block_timeout=60) as store:
+        held = await hold(store)
+        await server.command("XDEL", KEY, str((await store.submit("deleted")).id))
+        await store.submit("new")
+        store.resume(resumed := Told[str](), kept)
+        await eventually(lambda: resumed.got == [*HELD, "new"])
+        held.running.set()
+        await store.submit("live")
+        gap = Gap("expired", held.messages[-1].id)
+        assert await story(held, 6) == [*HELD, gap, "new", "live"]
+        assert await story(resumed, 6) == [Gap("expired", kept), *HELD, "new", "live"]
+
+
 async def test_p8_nobody_gets_a_kept_page_once_another_page_shows_that_it_is_trimmed(
     server: Server,
 ) -> None:
@@ -1667,9 +1684,9 @@ async def test_p8_nobody_gets_a_kept_page_once_another_page_shows_that_it_is_tri
         held.running.set()
 
 
-@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("meanwhile", ["nothing", "an entry", "a deletion"])
 async def test_p8_p10_a_page_that_was_asked_for_before_a_loss_is_read_again_after_it(
-    server: Server, reads: bool, logged: Logged, monkeypatch: pytest.MonkeyPatch
+    server: Server, meanwhile: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, going, back = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
@@ -1685,15 +1702,21 @@ async def test_p8_p10_a_page_that_was_asked_for_before_a_loss_is_read_again_afte
     connect = Connection.connect
     kept = await add(server, "data", "kept")
     backup = bytes_of(await server.command("DUMP", KEY))
-    lost = await add(server, "data", "lost")
+    await add(server, "data", "lost")
     async with store_on(server.port) as store:
         store.register(told := Told[str]())
         monkeypatch.setattr(Connection, "connect", slowly)
         store.resume(resumed := Told[str](), kept)
         await asked.wait()
-        if reads:
-            lost = await add(server, "data", "lost as well")
-            await eventually(lambda: told.got == ["lost as well"])
+        before: list[str | Gap | Released] = []
+        last = None
+        if meanwhile == "an entry":
+            last = await add(server, "data", "lost as well")
+            before = ["lost as well"]
+        elif meanwhile == "a deletion":
+            await server.command("EVAL", ADD_AND_DELETE, 1, KEY)
+            before = [Gap("expired", None)]
+        await eventually(lambda: told.events == before)
         monkeypatch.setattr(RedisStreamStore, "_pause", away)
         await server.command("CLIENT", "KILL", "TYPE", "normal")
         await fallen(logged)
@@ -1704,8 +1727,7 @@ async def test_p8_p10_a_page_that_was_asked_for_before_a_loss_is_read_again_afte
         while await calls(server, "exec") == looks:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         back.set()
-        gap = Gap("restarted", lost if reads else None)
-        assert await story(told, 2 + reads) == [*(["lost as well"] * reads), gap, "new"]
+        assert await story(told, len(before) + 2) == [*before, Gap("restarted", last), "new"]
         assert await story(resumed, 2) == [Gap("restarted", kept), "new"]
     outages(logged)
 
@@ -2046,9 +2068,9 @@ async def test_p6_a_lost_reply_is_an_unknown_outcome_and_never_a_second_entry(
     outages(logged)
 
 
-@pytest.mark.parametrize("loses", [False, True])
+@pytest.mark.parametrize("fate", ["kept", "lost", "unknown"])
 async def test_p6_p10_a_reply_that_comes_when_the_reader_is_past_it_is_made_sure_of(
-    server: Server, loses: bool, logged: Logged, monkeypatch: pytest.MonkeyPatch
+    server: Server, fate: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with proxied(server.port) as proxy, store_on(proxy.port) as store:
         store.register(told := Told[str]())
@@ -2062,18 +2084,20 @@ async def test_p6_p10_a_reply_that_comes_when_the_reader_is_past_it_is_made_sure
         submitting = asyncio.create_task(store.submit("late"))
         while len(await entries(server)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        if loses:
+        if fate == "lost":
             await server.command("EVAL", FALL_BACK, 1, KEY, backup)
         await add(server, "data", "new")
         await store.__aenter__()
         await eventually(lambda: told.got[-1] == "new")
+        if fate == "unknown":
+            await server.command("SET", KEY, "no stream any more")
         replies.set()
-        if loses:
+        if fate == "kept":
+            assert (await submitting).id == told.messages[1].id
+        else:
             with pytest.raises(OutcomeUnknownError, match="lost"):
                 await submitting
-        else:
-            assert (await submitting).id == told.messages[1].id
-        assert told.got == ["kept", *([] if loses else ["late"]), "new"]
+        assert told.got == ["kept", *([] if fate == "lost" else ["late"]), "new"]
     outages(logged)
 
 

@@ -101,14 +101,10 @@ class StreamInfo:
             missing = lost > 0
         if not missing:
             return None
-        if (
-            self._first is None
-            or not trimmed
-            or self.deleted is None
-            or self.deleted > self._first
-        ):
+        if self._first is None or self.deleted is None:
             return Hole("expired", self.last)
-        return Hole("expired", self._first - 1)
+        until = max(self._first - 1, self.deleted)
+        return Hole("expired", until if until > position else self.last)
 
     def knows(self, position: int, there: bool, *, sure: bool = True) -> bool:
         """Tell whether there may have been an entry at a position where there is one, or none.
@@ -116,7 +112,7 @@ class StreamInfo:
         That something behind it was deleted says it only if it is sure to be the same stream.
         """
         deleted = sure and self.deleted is not None and position <= self.deleted
-        return there or deleted or self._is_trimmed(position)
+        return position <= self.last and (there or deleted or self._is_trimmed(position))
 
     def is_lost(self, position: int, still: bool) -> bool:
         """Tell whether an entry that was at a position is gone for no reason; as far as known."""

@@ -56,6 +56,7 @@ class StreamPage(Generic[T_co]):
         hole: In front of it, if there is one.
         deleted: Position of the last entry that was deleted from the stream; unknown
             before Redis 7.
+        last_entry: The id of the last entry in the stream.
         there: Whether an entry is where it begins.
         begin_known: Whether an entry may have been where it begins; if not, it was another
             stream in which one was.
@@ -71,6 +72,7 @@ class StreamPage(Generic[T_co]):
     added: int | None = None
     hole: Hole | None = None
     deleted: int | None = None
+    last_entry: bytes | None = None
     there: bool = True
     begin_known: bool = True
     lost: bool = False
@@ -171,8 +173,8 @@ class PageReader(Generic[T]):
         lost = last is not None and info.is_lost(position_of(last), is_there)
         if lost or (hole is None and anew and not known):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted, lost=lost)
-        page = replace(page, there=there, begin_known=known)
+        page = replace(page, hole=hole, deleted=info.deleted, last_entry=info.last_entry)
+        page = replace(page, there=there, begin_known=known, lost=lost)
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)

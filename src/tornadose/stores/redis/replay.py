@@ -37,8 +37,8 @@ class StreamHistory(Generic[T]):
     Attributes:
         fanout: Of the live messages.
         losses: Of the stream.
-        last: The id of the entry that was last read for the live messages, or stood in front
-            of them; ``None`` if it is not in the stream any more, and none has come since.
+        last: The id of the entry that was last read for the live messages, or stands in front
+            of what will be; ``None`` while there is none.
 
     Args:
         pages: Makes them.

@@ -312,7 +312,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         if page.cursors:
             self._history.last = page.cursors[-1]
         elif page.hole is not None:
-            self._history.last = None
+            self._history.last = page.last_entry
 
     def _fall(self, error: Exception) -> None:
         self._pages.read_less()

@@ -107,10 +107,11 @@ def behind(end: str | None) -> int | None:
         (info("9-0", 9, 3, "7-0"), "6-0", 6, None, None),  # though it was not read at once
         (info("9-0", 9, 3, "7-0"), "6-0", 5, 3, ("expired", "<7-0")),
         (info("9-0", 9, 3, "7-0"), "6-0", 5, None, ("expired", "<7-0")),
-        (info("9-0", 9, 2, "7-0", "8-0"), "6-0", 5, None, ("expired", "9-0")),  # one of them, too
+        (info("9-0", 9, 2, "7-0", "8-0"), "6-0", 5, None, ("expired", "8-0")),  # one of them, too
         (info("9-0", 9, 6, "1-0"), "6-0", 6, 3, None),
         (info("9-0", 9, 6, "1-0"), "6-0", None, None, None),  # nothing behind it was trimmed
-        (info("9-0", 9, 5, "1-0"), "6-0", 6, 2, ("expired", "9-0")),  # one behind it was deleted
+        (info("9-0", 9, 5, "1-0", "8-0"), "6-0", 6, 2, ("expired", "8-0")),  # one was deleted
+        (info("9-0", 9, 5, "1-0", "5-0"), "6-0", 6, 2, ("expired", "9-0")),  # but not this one
         (info("9-0", None, 9, "1-0"), "0-0", None, 9, ("expired", "9-0")),  # before Redis 7
         (info("9-0", None, 3, "7-0"), "6-0", None, 3, ("expired", "9-0")),
         (info("9-0", None, 3, "7-0"), "7-0", None, 2, None),
@@ -138,6 +139,7 @@ def test_p8_what_is_proven_to_be_complete_is_no_hole(
         (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-5", False, True, False),
         (info("9-0", 9, 8, "1-0", deleted="6-5"), "6-6", False, False, True),
         (info("9-0", 9, 3, "7-0"), "6-5", False, True, False),  # it may have been trimmed
+        (info("5-0", 5, 0), "6-0", False, False, True),  # nor can one have been trimmed there
         (info("9-0", None, 9, "1-0"), "6-5", False, False, False),  # before Redis 7
     ],
 )
