@@ -37,6 +37,7 @@ from streams import (
 from support import DEADLINE, Told, eventually
 from tornadose import (
     Gap,
+    GapReason,
     Message,
     RedisStreamStore,
     Released,
@@ -805,6 +806,68 @@ async def test_p8_who_is_past_a_deleted_entry_is_not_told_again_by_the_reader(
         gap = Gap("expired", held.messages[-1].id)
         assert await story(held, 6) == [*HELD, gap, "new", "live"]
         assert await story(resumed, 6) == [Gap("expired", kept), *HELD, "new", "live"]
+
+
+async def test_p8_an_entry_with_the_id_of_the_last_that_was_is_behind_the_gap(
+    server: Server,
+) -> None:
+    async with store_on(server.port, SHORT) as store:
+        store.register(told := Told[str]())
+        await fill_from(server, 1, 3)
+        await eventually(lambda: told.got == ["1", "2", "3"])
+        await server.command(*script("DEL", "XADD 2-0 data again", "XADD 3-0 data other"))
+        await eventually(lambda: gaps(told))
+        await add(server, "data", "new", cursor="4-0")
+        store.resume(resumed := Told[str](), "2-0")
+        assert await story(resumed, 3) == [Gap("restarted", "2-0"), "other", "new"]
+
+
+async def test_p8_who_begins_behind_a_deleted_entry_is_not_told_of_it(server: Server) -> None:
+    async with store_on(server.port, SHORT) as store:
+        store.register(told := Told[str]())
+        first = await store.submit("first")
+        await server.command("EVAL", ADD_AND_DELETE, 1, KEY)
+        second = await store.submit("second")
+        await eventually(lambda: told.got == ["first", "second"])
+        store.register(newcomer := Told[str]())
+        store.resume(resumed := Told[str](), str(second.id))
+        await store.submit("third")
+        await eventually(lambda: gaps(told))  # it looks at the whole stream
+        await store.submit("fourth")
+        await eventually(lambda: told.got[-1] == "fourth")
+        for late in newcomer, resumed:
+            assert await story(late, 2) == ["third", "fourth"]
+        assert gaps(told) == ["expired"]
+        store.resume(early := Told[str](), str(first.id))
+        assert await story(early, 4) == [Gap("expired", first.id), "second", "third", "fourth"]
+
+
+@pytest.mark.parametrize("falls_back_to", ["what it has had", "what was before"])
+async def test_p8_p10_who_is_past_a_gap_is_told_of_what_was_lost_in_front_of_the_same_entry(
+    server: Server, falls_back_to: str, logged: Logged
+) -> None:
+    kept = await add(server, "data", "kept")
+    backup = await dump(server)
+    reason: GapReason = "restarted"
+    async with store_on(server.port, **BLOCKING) as store:
+        held = await hold(store)
+        past = await store.submit("past")
+        store.resume(resumed := Told[str](), kept)
+        await eventually(lambda: resumed.got == [*HELD, "past"])
+        if falls_back_to == "what it has had":
+            await server.command("XDEL", KEY, str(past.id))
+            backup, reason = await dump(server), "expired"
+        store.register(newcomer := Told[str]())
+        await store.submit("lost")
+        await fall_back(server, backup)
+        await server.command("CLIENT", "KILL", "TYPE", "normal")
+        await add(server, "data", "new")
+        held.running.set()
+        assert await story(newcomer, 2) == [Gap(reason), "new"]
+        assert await story(resumed, 6) == [*HELD, "past", Gap(reason, past.id), "new"]
+        events = await story(held, 5)
+        assert events == [*HELD, Gap(reason, held.messages[2].id), "new"]
+    outages(logged)
 
 
 async def test_p8_nobody_gets_a_kept_page_once_another_page_shows_that_it_is_trimmed(

@@ -36,7 +36,8 @@ class Hole(NamedTuple):
 
     Args:
         reason: Why.
-        end: Behind which nothing is missing; ``None`` if that cannot be said.
+        end: Behind which nothing is missing, so that nobody who begins there is told; ``None``
+            if that cannot be said.
     """
 
     reason: GapReason
@@ -103,8 +104,7 @@ class StreamInfo:
             return None
         if self._first is None or self.deleted is None:
             return Hole("expired", self.last)
-        until = max(self._first - 1, self.deleted)
-        return Hole("expired", until if until > position else self.last)
+        return Hole("expired", max(self._first - 1, self.deleted))
 
     def knows(self, position: int, there: bool, *, sure: bool = True) -> bool:
         """Tell whether there may have been an entry at a position where there is one, or none.

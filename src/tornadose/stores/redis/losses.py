@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Loss", "Losses")
 
-UNREAD = 1 << 16  # entries of which it is seen whether they come
+UNREAD = 1 << 14  # entries of which it is seen whether they come: the newest, which a crash loses
 KNOWN = 256  # losses that are remembered
 
 

@@ -37,8 +37,8 @@ class StreamHistory(Generic[T]):
     Attributes:
         fanout: Of the live messages.
         losses: Of the stream.
-        last: The id of the entry that was last read for the live messages, or stands in front
-            of what will be; ``None`` while there is none.
+        last: The id of the entry in the stream that was last read for the live messages, or
+            stood there when they began; ``None`` if there is none.
 
     Args:
         pages: Makes them.

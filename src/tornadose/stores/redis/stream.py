@@ -29,7 +29,7 @@ from .connection import (
     check_name,
     now,
 )
-from .entries import Call, StreamInfo, position_of, together
+from .entries import Call, Hole, StreamInfo, position_of, together
 from .losses import Loss, Losses
 from .pages import PageReader, StreamPage
 from .replay import StreamHistory, StreamReplay
@@ -285,11 +285,13 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         lost_the_rest = not page.full and page.position < accepted
         if lost_the_rest and not page.cursors:
             page = replace(page, hole=None)  # as one gap says it all
-        losses = [loss for loss in self._losses.find(page) if loss.until > page.covered()]
-        lost_until = position
-        if page.hole is not None and page.hole.reason == "restarted":
-            missing = self._losses.missing(page)
-            lost_until = max([position, *(due for due in missing if due <= page.before_first())])
+        found, covered = self._losses.find(page), page.covered()
+        losses = [loss for loss in found if loss.until > covered]
+        spoken = [loss.until for loss in found if loss.until <= covered]  # by the hole in front
+        lost_until = max([position, *spoken])
+        if page.hole is not None and page.hole.end is not None:
+            page = replace(page, hole=Hole(page.hole.reason, max([page.hole.end, *spoken])))
+        elif page.hole is not None:
             self._losses.note(Loss(position - 1, lost_until))  # it is lost what was there as well
         if lost_the_rest:  # where all of it is lost, who begins at 0 begins behind that
             self._losses.note(Loss(page.position or -1, accepted))

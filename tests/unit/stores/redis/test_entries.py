@@ -111,7 +111,13 @@ def behind(end: str | None) -> int | None:
         (info("9-0", 9, 6, "1-0"), "6-0", 6, 3, None),
         (info("9-0", 9, 6, "1-0"), "6-0", None, None, None),  # nothing behind it was trimmed
         (info("9-0", 9, 5, "1-0", "8-0"), "6-0", 6, 2, ("expired", "8-0")),  # one was deleted
-        (info("9-0", 9, 5, "1-0", "5-0"), "6-0", 6, 2, ("expired", "9-0")),  # but not this one
+        (
+            info("9-0", 9, 5, "1-0", "5-0"),
+            "6-0",
+            5,
+            3,
+            ("expired", "5-0"),
+        ),  # in front of what was read
         (info("9-0", None, 9, "1-0"), "0-0", None, 9, ("expired", "9-0")),  # before Redis 7
         (info("9-0", None, 3, "7-0"), "6-0", None, 3, ("expired", "9-0")),
         (info("9-0", None, 3, "7-0"), "7-0", None, 2, None),
