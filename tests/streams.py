@@ -139,22 +139,22 @@ HELD = ["held 0", "held 1", "held 2"]
 
 
 class Held(Told[str]):
-    """One that takes nothing until it is running, and may stop again behind the first."""
+    """One that takes nothing until it is running, and stops again behind a message."""
 
-    def __init__(self, *, again: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.running.clear()
-        self._again = again
+        self.stops_behind: str | None = None
 
     async def publish(self, message: Message[str], /) -> None:
         await super().publish(message)
-        if self._again and message.data == HELD[-1]:
+        if message.data == self.stops_behind:
             self.running.clear()
 
 
-async def hold(store: RedisStreamStore[str], *, again: bool = False) -> Held:
+async def hold(store: RedisStreamStore[str]) -> Held:
     """Let the reader wait for a subscriber, under ``block`` and with a backlog of one."""
-    held = Held(again=again)
+    held = Held()
     before = store.statistics().published
     store.register(held)
     for data in HELD:  # one is delivered, one waits in the backlog, and one for room

@@ -859,15 +859,90 @@ async def test_p8_p10_who_is_past_a_gap_is_told_of_what_was_lost_in_front_of_the
             backup, reason = await dump(server), "expired"
         store.register(newcomer := Told[str]())
         await store.submit("lost")
+        store.register(late := Told[str]())
         await fall_back(server, backup)
         await server.command("CLIENT", "KILL", "TYPE", "normal")
         await add(server, "data", "new")
         held.running.set()
         assert await story(newcomer, 2) == [Gap(reason), "new"]
+        assert await story(late, 1) == ["new"]
         assert await story(resumed, 6) == [*HELD, "past", Gap(reason, past.id), "new"]
         events = await story(held, 5)
         assert events == [*HELD, Gap(reason, held.messages[2].id), "new"]
     outages(logged)
+
+
+async def test_p8_who_reads_history_is_told_of_each_deletion_ahead_of_it_whatever_their_order(
+    server: Server,
+) -> None:
+    ids = await fill(server, 60)
+    async with store_on(server.port) as store:
+        await server.command("XDEL", KEY, ids[58])
+        resumed = Told[str]()
+        resumed.running.clear()
+        store.resume(resumed, ids[0])
+        await eventually(lambda: store.statistics().pending)  # it has the first page in hand
+        await server.command("XDEL", KEY, ids[50])
+        resumed.running.set()
+        await eventually(lambda: resumed.got[-1:] == ["60"])
+        assert gaps(resumed) == 2 * ["expired"]
+        assert resumed.events.index("50") > resumed.events.index(Gap("expired", ids[10]))
+        assert resumed.got == [str(n) for n in range(2, 61) if n not in (51, 59)]
+
+
+async def test_p2_what_is_deleted_once_it_was_read_as_history_is_one_gap_where_it_was(
+    server: Server,
+) -> None:
+    kept = await add(server, "data", "kept")
+    async with store_on(server.port, **BLOCKING) as store:
+        held = await hold(store)
+        own = [await store.submit(f"own {number}") for number in range(40)]
+        await server.command("XDEL", KEY, str(own[2].id))  # so that the counts are not known
+        read, _ = [await add(server, "data", data) for data in ("read", "next")]
+        store.resume(resumed := Told[str](), kept)
+        await eventually(lambda: resumed.got[-1:] == ["next"])
+        held.stops_behind = "own 3"
+        held.running.set()
+        await eventually(lambda: held.got[-1:] == ["own 3"])
+        await server.command("XDEL", KEY, read)
+        held.running.set()
+        await eventually(lambda: held.got[-1:] == ["next"])
+        assert gaps(held) == 2 * ["expired"]
+        assert held.events[-2:] == [Gap("expired", own[-1].id), "next"]
+
+
+async def test_p2_each_is_told_once_of_a_deletion_between_what_is_unread(server: Server) -> None:
+    async with store_on(server.port, **BLOCKING) as store:
+        held = await hold(store)
+        await store.submit("before")
+        store.register(newcomer := Told[str]())
+        deleted = await store.submit("deleted")
+        await store.submit("behind")
+        await server.command("XDEL", KEY, str(deleted.id))
+        held.running.set()
+        assert await story(newcomer, 2) == [Gap("expired"), "behind"]
+        third = held.messages[2].id
+        assert await story(held, 6) == [*HELD, Gap("expired", third), "before", "behind"]
+
+
+async def test_p2_who_began_between_two_that_were_deleted_is_told_of_the_second(
+    server: Server,
+) -> None:
+    kept = await add(server, "data", "kept")
+    async with store_on(server.port, **BLOCKING) as store:
+        held = await hold(store)
+        first = await store.submit("first")
+        store.register(newcomer := Told[str]())
+        second = await add(server, "data", "second")
+        await add(server, "data", "third")
+        store.resume(resumed := Told[str](), kept)
+        await eventually(lambda: resumed.got[-1:] == ["third"])
+        await server.command("XDEL", KEY, str(first.id), second)
+        held.running.set()
+        assert await story(newcomer, 2) == [Gap("expired"), "third"]
+        assert await story(held, 5) == [*HELD, Gap("expired", held.messages[2].id), "third"]
+        await store.submit("live")
+        assert await story(resumed, 7) == [*HELD, "first", "second", "third", "live"]
 
 
 async def test_p8_nobody_gets_a_kept_page_once_another_page_shows_that_it_is_trimmed(
@@ -983,7 +1058,8 @@ async def test_p2_p8_p10_where_ids_begin_lower_again_no_loss_hides_in_the_one_be
     server: Server,
 ) -> None:
     async with store_on(server.port, SHORT, **BLOCKING) as store:
-        held = await hold(store, again=True)
+        held = await hold(store)
+        held.stops_behind = HELD[-1]
         first = await dump(server)
         await add(server, "data", "future", cursor=f"{1 << 50}-0")
         store.resume(ahead := Told[str](), "0-0")

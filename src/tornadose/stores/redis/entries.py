@@ -53,6 +53,7 @@ class StreamInfo:
         added: How many ever were; unknown before Redis 7.
         deleted: Position of the last entry that was deleted, if any was, but not trimmed;
             unknown before Redis 7.
+        gone: How many entries are not there any more; unknown before Redis 7.
 
     Args:
         reply: To XINFO STREAM.
@@ -72,6 +73,7 @@ class StreamInfo:
         added, length = fields.get(b"entries-added"), fields.get(b"length")
         self.added = added if isinstance(added, int) else None
         self._length = length if isinstance(length, int) else 0
+        self.gone = None if self.added is None else self.added - self._length
 
     def hole(
         self, position: int, added: int | None, read: int | None, *, sure: bool = True

@@ -56,6 +56,7 @@ class StreamPage(Generic[T_co]):
         hole: In front of it, if there is one.
         deleted: Position of the last entry that was deleted from the stream; unknown
             before Redis 7.
+        gone: How many entries of the stream are not there any more; unknown before Redis 7.
         last_entry: The id of the last entry in the stream.
         there: Whether an entry is where it begins.
         begin_known: Whether an entry may have been where it begins; if not, it was another
@@ -72,6 +73,7 @@ class StreamPage(Generic[T_co]):
     added: int | None = None
     hole: Hole | None = None
     deleted: int | None = None
+    gone: int | None = None
     last_entry: bytes | None = None
     there: bool = True
     begin_known: bool = True
@@ -173,7 +175,8 @@ class PageReader(Generic[T]):
         lost = last is not None and info.is_lost(position_of(last), is_there)
         if lost or (hole is None and anew and not known):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted, last_entry=info.last_entry)
+        page = replace(page, hole=hole, deleted=info.deleted, gone=info.gone)
+        page = replace(page, last_entry=info.last_entry)
         page = replace(page, there=there, begin_known=known, lost=lost)
         if not page.full:
             return replace(page, position=info.last, added=info.added)

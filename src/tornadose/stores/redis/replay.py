@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
@@ -112,15 +113,15 @@ class StreamHistory(Generic[T]):
         """Note what is missing on a page, and count as accepted what is there.
 
         What was read ahead of the live messages is expected there.
-        What was last read is enough: a crash that loses what was before it loses it as well.
         """
         if page.hole is not None and page.hole.reason == "restarted":
             return  # nobody will get it before the reader has noticed
         if self.losses.find(page, position):
             self._cache.clear()
         self.fanout.accepted = max(self.fanout.accepted, page.position)
-        if page.cursors and (last := position_of(page.cursors[-1])) > self.fanout.position:
-            self.losses.expect(last, page.cursors[-1])
+        positions = page.positions(0, len(page.cursors))
+        for index in range(bisect_right(positions, self.fanout.position), len(positions)):
+            self.losses.expect(positions[index], page.cursors[index])
 
     def _keep(self, position: int, read: asyncio.Task[StreamPage[T]]) -> None:
         """Take note of a page; keep a full one for a while: nothing can be added to it."""
@@ -159,6 +160,7 @@ class StreamReplay(Generic[T]):
         self._position: int | None = None
         self._spoken = 0  # position up to which it need not be told of losses
         self._deleted = 0  # position of the last deleted entry that was spoken of
+        self._gone = 0  # entries that were not there any more then
         self._parts: Iterator[Page[T]] = iter(())  # of the page that was read last
         self._part: Page[T] | None = None  # the next of them
         self._full = False
@@ -223,16 +225,18 @@ class StreamReplay(Generic[T]):
 
     def _hole(self, page: StreamPage[T]) -> GapReason | None:
         """Tell why messages are missing in front of a page that is behind those before."""
-        deleted = page.deleted or 0
-        told = max(self._position or 0, self._deleted)
-        self._deleted = max(told, deleted)  # as a page that is kept may know of less
+        position, deleted, gone = self._position or 0, page.deleted or 0, page.gone or 0
+        told = max(position, self._deleted)
+        expired = deleted > told or (deleted > position and gone > self._gone)
+        # As a page that is kept may know of less.
+        self._deleted, self._gone = max(told, deleted), max(self._gone, gone)
         if page.hole is not None:
             return page.hole.reason
         if not page.begin_known and not self._begun:
             return "unknown"
         if not page.begin_known and self._known and page.deleted is not None:  # or it was deleted
             return "restarted"
-        return "expired" if deleted > told else None
+        return "expired" if expired else None
 
     def _live(self, hole: GapReason, position: int = 0) -> Page[T]:
         self._fanout.accepted = max(self._fanout.accepted, position)

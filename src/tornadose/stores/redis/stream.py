@@ -288,11 +288,12 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         found, covered = self._losses.find(page), page.covered()
         losses = [loss for loss in found if loss.until > covered]
         spoken = [loss.until for loss in found if loss.until <= covered]  # by the hole in front
-        lost_until = max([position, *spoken])
+        told_until = max([position + 1, *spoken])
         if page.hole is not None and page.hole.end is not None:
             page = replace(page, hole=Hole(page.hole.reason, max([page.hole.end, *spoken])))
         elif page.hole is not None:
-            self._losses.note(Loss(position - 1, lost_until))  # it is lost what was there as well
+            # It is lost what was there as well.
+            self._losses.note(Loss(position - 1, max([position, *spoken])))
         if lost_the_rest:  # where all of it is lost, who begins at 0 begins behind that
             self._losses.note(Loss(page.position or -1, accepted))
             self._losses.expect_no_more(accepted)
@@ -302,7 +303,7 @@ class RedisStreamStore(BrokerStore[T], Generic[T]):
         self._stands.set()  # from now on those who read history know as much
         for part in page.cut(losses):
             if part.hole is not None:
-                await self._fanout.announce(*part.hole, end=lost_until + 1)
+                await self._fanout.announce(*part.hole, end=told_until)
             await self._hand_on(part.incoming, part.positions)
         if lost_the_rest:
             await self._fanout.announce("restarted", end=accepted + 1)

@@ -138,6 +138,21 @@ def test_p8_what_is_proven_to_be_complete_is_no_hole(
 
 
 @pytest.mark.parametrize(
+    ("stream", "hole"),
+    [
+        (info("9-0", 9, 7, "1-0", "8-0"), ("expired", "8-0")),
+        (info("9-0", 9, 3, "7-0", "6-0"), ("expired", "<7-0")),  # whatever the counts
+        (info("9-0", 9, 9, "1-0"), None),
+    ],
+)
+def test_p8_counts_are_of_use_where_it_may_be_another_stream_unless_it_was_trimmed(
+    stream: StreamInfo, hole: tuple[GapReason, str] | None
+) -> None:
+    found = stream.hole(position_of(b"6-0"), 6, 2 if hole == ("expired", "8-0") else 3, sure=False)
+    assert found == (None if hole is None else Hole(hole[0], behind(hole[1])))
+
+
+@pytest.mark.parametrize(
     ("stream", "cursor", "there", "known", "lost"),
     [
         (info("9-0", 9, 9, "1-0"), "6-0", True, True, False),
