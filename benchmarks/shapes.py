@@ -114,7 +114,7 @@ def plan(full: bool) -> Sequence[Stage]:
 def _quick() -> Sequence[Stage]:
     both = RAW, TORNADOSE
     return (
-        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(20, LONG), _bursts(20, LONG))),
+        Stage(clients=500, entrants=SSE + WEBSOCKET, shapes=(_paced(12, LONG), _bursts(10, LONG))),
         Stage(
             clients=100,
             entrants=both,
@@ -123,8 +123,8 @@ def _quick() -> Sequence[Stage]:
         Stage(clients=10, entrants=both, shapes=(_huge(10),)),
         Stage(clients=1000, entrants=both, shapes=(_lockstep(1000, 30),)),
         Stage(clients=9000, entrants=both, shapes=(_lockstep(9000, 3), _idle(15, 1))),
-        _stalled((TORNADOSE,), 60),
-        Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(24),)),
+        _stalled((TORNADOSE,), 40),
+        Stage(clients=500, entrants=(RAW, TWO_PROCESSES), shapes=(_two_processes(16),)),
     )
 
 
