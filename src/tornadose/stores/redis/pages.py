@@ -175,9 +175,16 @@ class PageReader(Generic[T]):
         lost = last is not None and info.is_lost(position_of(last), is_there)
         if lost or (hole is None and anew and not known):  # what was read there
             hole = Hole("restarted", None)
-        page = replace(page, hole=hole, deleted=info.deleted, gone=info.gone)
-        page = replace(page, last_entry=info.last_entry)
-        page = replace(page, there=there, begin_known=known, lost=lost)
+        page = replace(
+            page,
+            hole=hole,
+            deleted=info.deleted,
+            gone=info.gone,
+            last_entry=info.last_entry,
+            there=there,
+            begin_known=known,
+            lost=lost,
+        )
         if not page.full:
             return replace(page, position=info.last, added=info.added)
         added = None if added is None or hole is not None else added + len(page.incoming)
